@@ -1,0 +1,1 @@
+"""proxyflow: large objects travel between Python tasks as small lazy proxies."""

@@ -1,0 +1,1 @@
+"""Storage systems seen as put, get, exists and evict of bytes."""

@@ -1,0 +1,1 @@
+"""Storage systems, each complete in its own right; they know nothing of proxies."""
