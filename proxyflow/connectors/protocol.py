@@ -1,0 +1,174 @@
+"""What a connector must do, and what it may do besides.
+
+:class:`Connector` and :class:`DeferrableConnector` are ProxyStore's protocols
+(https://docs.proxystore.dev/latest/api/connectors/protocols/), so connectors are exchangeable
+between the two libraries. Everything that makes a store faster or safer is an optional capability,
+a small protocol of its own: a store asks ``isinstance(connector, ViewReader)`` and does without
+where the answer is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+__all__ = [
+    "Addressable",
+    "Buffer",
+    "Connector",
+    "DeferrableConnector",
+    "FrameWriter",
+    "Key",
+    "KeyScanner",
+    "KeyWaiter",
+    "SessionMember",
+    "StoredObject",
+    "Sweeper",
+    "ViewReader",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Key: TypeAlias = Any
+"""A NamedTuple of the connector's own; small, hashable and picklable."""
+
+
+@runtime_checkable
+class Connector(Protocol):
+    """A storage system seen as put, get, exists and evict of bytes."""
+
+    def put(self, obj: Buffer) -> Key:
+        """Store an object and return its key."""
+        ...
+
+    def put_batch(self, objs: Sequence[Buffer]) -> list[Key]:
+        """Store several objects and return their keys in the same order."""
+        ...
+
+    def get(self, key: Key) -> Buffer | None:
+        """Return the object, or None if nothing is stored under the key."""
+        ...
+
+    def get_batch(self, keys: Sequence[Key]) -> list[Any]:
+        """Return several objects in the order of their keys, None for each missing one."""
+        ...
+
+    def exists(self, key: Key) -> bool:
+        """Return whether an object is stored under the key."""
+        ...
+
+    def evict(self, key: Key) -> None:
+        """Remove the object; removing a missing one is no error."""
+        ...
+
+    def close(self) -> None:
+        """Release what the connector holds."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` needs to open the same store elsewhere; picklable."""
+        ...
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return a connector for the configuration of another one."""
+        ...
+
+
+@runtime_checkable
+class DeferrableConnector(Connector, Protocol):
+    """A connector whose keys can be made before their objects."""
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """Return a key under which nothing is stored yet."""
+        ...
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """Store an object under a key made before; a reader sees all of it or nothing."""
+        ...
+
+
+@runtime_checkable
+class FrameWriter(Protocol):
+    """Writes an object given in pieces without joining them."""
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """Store the pieces as one object and return its key."""
+        ...
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store the pieces as one object under a key made before."""
+        ...
+
+
+@runtime_checkable
+class ViewReader(Protocol):
+    """Reads an object in place, without copying it."""
+
+    def get_view(self, key: Key) -> memoryview | None:
+        """Return the object as private, writable memory, or None if it is missing.
+
+        Writing to it changes neither the stored object nor what another reader sees. It stays
+        valid when the object is evicted and when the connector is closed.
+        """
+        ...
+
+
+class StoredObject(NamedTuple):
+    """What a scan tells of one object."""
+
+    key: Key
+    nbytes: int
+    modified: float
+    """When it was stored, in seconds since the epoch."""
+
+
+@runtime_checkable
+class KeyScanner(Protocol):
+    """Lists the objects of its session."""
+
+    def scan(self) -> Iterable[StoredObject]:
+        """Yield every object of the session, in no order."""
+        ...
+
+
+@runtime_checkable
+class KeyWaiter(Protocol):
+    """Waits for an object without asking again and again."""
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        """Return True once the object exists, False when `timeout` seconds are over."""
+        ...
+
+
+@runtime_checkable
+class SessionMember(Protocol):
+    """Belongs to a session: the run that owns its objects."""
+
+    @property
+    def session(self) -> str:
+        """Name of the session."""
+        ...
+
+    @property
+    def owner(self) -> bool:
+        """Whether this very connector, in this process, ends the session by closing."""
+        ...
+
+
+@runtime_checkable
+class Addressable(Protocol):
+    """Can be written as a URL that opens the same session of the same store."""
+
+    @property
+    def url(self) -> str:
+        """That URL; holds no secret."""
+        ...
+
+
+@runtime_checkable
+class Sweeper(Protocol):
+    """Removes what dead owners left behind."""
+
+    def sweep(self) -> list[str]:
+        """Remove the sessions whose owner is dead and return their names."""
+        ...

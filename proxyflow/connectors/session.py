@@ -1,0 +1,381 @@
+"""A session as a directory: the owner's record, its lock, and sweeping after the dead.
+
+Layout of a store's root directory::
+
+    ROOT/
+      k3v5qa2mbx/           one session: everything one run stored
+        .owner              who owns it; the owner holds a lock on this file while it lives
+        Zr1b...             objects
+
+An owner on the same host is alive while the kernel holds its lock: no pid is ever compared, so a
+reused pid or a reboot cannot mislead. Locks of another host may not be visible (NFS, Lustre), so
+there the owner counts as alive while it keeps touching its record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import json
+import os
+import re
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+
+from proxyflow.errors import StoreClosedError, StoreFullError, StoreUnreachableError
+
+__all__ = ["SessionDirectory", "new_name", "sweep"]
+
+SESSION_NAME = re.compile(r"[a-z2-7]{10}")
+_OWNER = ".owner"
+_UNFINISHED = ".new-"
+
+# How often an owner touches its record, and after how long without a touch an owner whose lock
+# cannot be seen from here counts as dead (seconds). Generous: a paused virtual machine or a
+# stalled file server must not cost a run its data.
+RENEWAL = 60.0
+LEASE = 900.0
+
+_NAMES = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def new_name(length: int) -> str:
+    """Return a random name in lower-case base 32, 5 bits a character."""
+    bits = int.from_bytes(secrets.token_bytes(length), "little")
+    return "".join(_NAMES[(bits >> 5 * i) & 31] for i in range(length))
+
+
+@functools.cache
+def _boot_id() -> str:
+    """Return what tells this boot of this host from every other."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+    return f"{socket.gethostname()}"
+
+
+class SessionDirectory:
+    """One session's directory, owned or joined.
+
+    Use :meth:`create` or :meth:`join`; `fd` is an open descriptor of the directory, so that names
+    in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
+    """
+
+    def __init__(self, root: str, name: str, fd: int, lock: int | None) -> None:
+        self.root = root
+        self.name = name
+        self.fd = fd
+        self._lock = lock
+        self._pid = os.getpid()
+
+    @classmethod
+    def create(cls, root: str, *, name: str | None = None, keep: bool = False) -> SessionDirectory:
+        """Start a session in `root` and own it.
+
+        Parameters
+        ----------
+        root
+            The store's directory; made (mode 0700) when missing.
+        name
+            The session's name; by default a new one.
+        keep
+            Whether the session outlives its owner: nobody sweeps it.
+
+        Raises
+        ------
+        StoreUnreachableError
+            If the directory cannot be made or written.
+        StoreFullError
+            If there is no room even for the record.
+        """
+        try:
+            return cls._create(root, name or new_name(10), keep)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFullError("no room to start a session", store=root) from error
+            raise StoreUnreachableError(
+                f"cannot start a session: {error.strerror}",
+                store=root,
+                remedy="check that the directory exists and may be written",
+            ) from error
+
+    @classmethod
+    def _create(cls, root: str, name: str, keep: bool) -> SessionDirectory:
+        # The directory appears under its name only with the lock already held, so a sweeper never
+        # meets a session that looks dead because it is being born.
+        unfinished = os.path.join(root, _UNFINISHED + name)
+        while True:
+            os.makedirs(root, mode=0o700, exist_ok=True)
+            # The root may vanish in between: its maker removes it when it is empty.
+            with contextlib.suppress(FileNotFoundError):
+                os.mkdir(unfinished, 0o700)
+                break
+        lock = os.open(
+            os.path.join(unfinished, _OWNER),
+            os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC,
+            0o600,
+        )
+        try:
+            _try_lock(lock)
+            os.write(lock, json.dumps(_record(keep)).encode())
+            os.rename(unfinished, os.path.join(root, name))
+            fd = _open_directory(os.path.join(root, name))
+        except BaseException:
+            os.close(lock)
+            raise
+        directory = cls(root, name, fd, lock)
+        _owned.add(directory)
+        return directory
+
+    @classmethod
+    def join(cls, root: str, name: str) -> SessionDirectory:
+        """Open a session that another process owns.
+
+        Raises
+        ------
+        StoreClosedError
+            If there is no such session any more.
+        StoreUnreachableError
+            If the directory cannot be opened from here.
+        """
+        if not SESSION_NAME.fullmatch(name):
+            raise StoreClosedError(f"not the name of a session: {name!r}", store=root)
+        try:
+            return cls(root, name, _open_directory(os.path.join(root, name)), None)
+        except FileNotFoundError:
+            raise StoreClosedError(
+                f"session {name} has ended, or its directory is not on this host",
+                store=root,
+                remedy="keep the store open while proxies are in use, and use a directory that "
+                "every process of the run can reach",
+            ) from None
+        except OSError as error:
+            raise StoreUnreachableError(
+                f"cannot join session {name}: {error.strerror}", store=root
+            ) from error
+
+    @property
+    def owner(self) -> bool:
+        """Whether this object ends the session; never true in a forked child."""
+        return self._lock is not None and self._pid == os.getpid()
+
+    @property
+    def path(self) -> str:
+        """Path of the directory."""
+        return os.path.join(self.root, self.name)
+
+    def close(self, *, remove: bool = True) -> None:
+        """Let go of the directory; the owner removes it with everything in it."""
+        if self.fd < 0:
+            return
+        fd, self.fd = self.fd, -1
+        try:
+            if self.owner and remove:
+                _remove_tree(self.path, fd)
+        finally:
+            os.close(fd)
+            self.release_lock()
+        _owned.discard(self)
+
+    def release_lock(self) -> None:
+        """Close this process's copy of the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def touch(self) -> None:
+        """Tell other hosts that the owner lives."""
+        if self.owner and self._lock is not None:
+            os.utime(self._lock)
+
+
+class _OwnedSessions:
+    """The sessions this process owns, and the thread that renews their records."""
+
+    def __init__(self) -> None:
+        self._sessions: set[SessionDirectory] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, session: SessionDirectory) -> None:
+        with self._lock:
+            self._sessions.add(session)
+            if self._thread is None:
+                self._wake.clear()
+                self._thread = threading.Thread(
+                    target=self._renew, name="proxyflow-session-renewal", daemon=True
+                )
+                self._thread.start()
+
+    def discard(self, session: SessionDirectory) -> None:
+        with self._lock:
+            self._sessions.discard(session)
+
+    def _renew(self) -> None:
+        while not self._wake.wait(RENEWAL):
+            with self._lock:
+                for session in self._sessions:
+                    # A record that cannot be touched now is tried again; the lease is long.
+                    with contextlib.suppress(OSError):
+                        session.touch()
+
+    def forget_after_fork(self) -> None:
+        """Drop the parent's locks in a forked child.
+
+        A lock lives as long as any copy of its descriptor: a child that kept one would make a
+        killed parent look alive for as long as the child runs.
+        """
+        sessions, self._sessions = self._sessions, set()
+        self._lock = threading.Lock()
+        self._thread = None
+        for session in sessions:
+            session.release_lock()
+
+
+_owned = _OwnedSessions()
+os.register_at_fork(after_in_child=_owned.forget_after_fork)
+
+
+def sweep(root: str) -> list[str]:
+    """Remove the sessions in `root` whose owner is dead, and nothing else.
+
+    Returns
+    -------
+    list of str
+        The names of the removed sessions.
+    """
+    swept = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
+        for entry in list(entries):
+            name = entry.name.removeprefix(_UNFINISHED)
+            if not SESSION_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            with _orphan(entry.path, unfinished=name != entry.name) as fd:
+                if fd is not None:
+                    _remove_tree(entry.path, fd)
+                    swept.append(name)
+    return swept
+
+
+@contextlib.contextmanager
+def _orphan(path: str, *, unfinished: bool) -> Iterator[int | None]:
+    """Yield a descriptor of the session directory if its owner is dead, holding its lock."""
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = _open_directory(path)
+        except OSError:
+            # Somebody else has removed it.
+            yield None
+            return
+        stack.callback(os.close, fd)
+        try:
+            lock = os.open(_OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError:
+            # Being removed right now; or its remover was killed just before the last step.
+            lock = fd
+        else:
+            stack.callback(os.close, lock)
+        mine = os.fstat(fd).st_uid == os.geteuid()
+        yield fd if mine and _is_dead(path, fd, lock, unfinished) else None
+
+
+def _is_dead(path: str, fd: int, lock: int, unfinished: bool) -> bool:
+    """Return whether a session has lost its owner; if so, its lock is now ours."""
+    locked = _try_lock(lock) if lock != fd else None
+    if locked is False:
+        return False
+    record = _read_record(lock) if lock != fd else {}
+    if record.get("keep"):
+        return False
+    if locked and not unfinished and record.get("boot") == _boot_id():
+        return True
+    return _age(path, lock) > LEASE
+
+
+def _try_lock(fd: int) -> bool | None:
+    """Lock a record; False if another process holds it, None where locks are not to be had."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _read_record(fd: int) -> dict[str, object]:
+    try:
+        record = json.loads(os.pread(fd, 4096, 0))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _age(path: str, lock: int) -> float:
+    """Return the seconds since the record was touched, by the clock of the file system."""
+    # A file server's clock may differ from ours, so its own idea of now is asked for.
+    probe = os.path.join(os.path.dirname(path), f".probe-{new_name(10)}")
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        now = os.stat(probe).st_mtime
+        os.unlink(probe)
+    except OSError:
+        now = time.time()
+    return now - os.fstat(lock).st_mtime
+
+
+def _record(keep: bool) -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "created": time.time(),
+        "keep": keep,
+    }
+
+
+def _open_directory(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _remove_tree(path: str, fd: int) -> None:
+    """Remove a session's directory: objects first, the record last.
+
+    A remover that is killed half-way leaves the record, so the next sweep finishes its work.
+    """
+    while True:
+        for name in os.listdir(fd):
+            if name != _OWNER:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_OWNER, dir_fd=fd)
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # A process of the run stored one more object in between.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+
+
+def is_private(path: str) -> bool:
+    """Return whether `path` is a directory of ours that nobody else may enter."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & 0o077
+    )
