@@ -101,7 +101,7 @@ class SerializationError(ProxyflowError, TypeError):
 
 
 class ProxyTargetError(ProxyflowError, TypeError):
-    """No proxy can stand for this object: code compares ``None``, ``True``, ``False`` by identity."""
+    """No proxy can stand for ``None``, ``True`` or ``False``: code compares these by identity."""
 
 
 class StoreError(ProxyflowError):

@@ -61,14 +61,11 @@ def format_size(nbytes: float) -> str:
     >>> format_size(1023), format_size(2**20), format_size(7.63 * 2**20)
     ('1023 B', '1 MiB', '7.6 MiB')
     """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(nbytes) < 1024:
-            break
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(nbytes) >= 1024 and len(units) > 1:
         nbytes /= 1024
-    else:
-        unit = "TiB"
-    text = f"{nbytes:.1f}".removesuffix(".0")
-    return f"{text} {unit}"
+        del units[0]
+    return f"{nbytes:.1f}".removesuffix(".0") + f" {units[0]}"
 
 
 # What counts as nothing: objects that are pickled by name, or are a few bytes whatever they hold.
@@ -110,7 +107,7 @@ def _estimate(obj: Any, depth: int) -> int:
     if kind is dict:
         return _estimate_dict(obj, depth)
     if kind is int:
-        return 4 + obj.bit_length() // 8
+        return 4 + int(obj.bit_length()) // 8
     if isinstance(obj, _TINY):
         return 64
     return _estimate_object(obj, depth)

@@ -109,7 +109,6 @@ class FileConnector:
         self.clear = clear
         self.durable = durable
         self.spill = None if spill is None else os.path.abspath(os.fspath(spill))
-        self._made_root = session is None and not os.path.isdir(self.store_dir)
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
         self._directories = self._open_directories(roots, session)
         self._name = self._directories[0].name
@@ -150,15 +149,12 @@ class FileConnector:
 
     @staticmethod
     def sweep_url(url: StoreURL) -> list[str]:
-        """Remove what dead owners left in the directories `url` names, without opening a session."""
+        """Remove what dead owners left in the directories `url` names; opens no session."""
         roots = [url.path, *filter(None, [url.options.get("spill")])]
         return sorted({name for root in roots for name in sweep(root)})
 
     def __repr__(self) -> str:
-        if self._closed:
-            state = "closed"
-        else:
-            state = "owner" if self.owner else "joined"
+        state = "closed" if self._closed else "owner" if self.owner else "joined"
         return f"<FileConnector {self.store_dir!r} session {self.session} ({state})>"
 
     # -- what and where it is ------------------------------------------------------------------
@@ -392,15 +388,10 @@ class FileConnector:
             Whether the owner removes the objects; overrides what the connector was made with.
         """
         clear = self.clear if clear is None else clear
-        ends = self.owner and clear
         with self._lock:
             others, self._others = list(self._others.values()), {}
         for directory in [*self._directories, *(d for opened in others for d in opened)]:
             directory.close(remove=clear)
-        if ends and self._made_root:
-            # Other sessions may live in it still.
-            with contextlib.suppress(OSError):
-                os.rmdir(self.store_dir)
 
     def __enter__(self) -> FileConnector:
         return self

@@ -24,11 +24,11 @@ import re
 import secrets
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 
 from proxyflow.errors import StoreClosedError, StoreFullError, StoreUnreachableError
+from proxyflow.periodic import Periodic
 
 __all__ = ["SessionDirectory", "new_name", "sweep"]
 
@@ -66,11 +66,14 @@ class SessionDirectory:
     in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
     """
 
-    def __init__(self, root: str, name: str, fd: int, lock: int | None) -> None:
+    def __init__(
+        self, root: str, name: str, fd: int, lock: int | None = None, *, made_root: bool = False
+    ) -> None:
         self.root = root
         self.name = name
         self.fd = fd
         self._lock = lock
+        self._made_root = made_root
         self._pid = os.getpid()
 
     @classmethod
@@ -109,6 +112,7 @@ class SessionDirectory:
         # The directory appears under its name only with the lock already held, so a sweeper never
         # meets a session that looks dead because it is being born.
         unfinished = os.path.join(root, _UNFINISHED + name)
+        made_root = _is_ours_to_remove(root)
         while True:
             os.makedirs(root, mode=0o700, exist_ok=True)
             # The root may vanish in between: its maker removes it when it is empty.
@@ -122,13 +126,13 @@ class SessionDirectory:
         )
         try:
             _try_lock(lock)
-            os.write(lock, json.dumps(_record(keep)).encode())
+            os.write(lock, json.dumps(_record(keep, made_root)).encode())
             os.rename(unfinished, os.path.join(root, name))
             fd = _open_directory(os.path.join(root, name))
         except BaseException:
             os.close(lock)
             raise
-        directory = cls(root, name, fd, lock)
+        directory = cls(root, name, fd, lock, made_root=made_root)
         _owned.add(directory)
         return directory
 
@@ -146,7 +150,7 @@ class SessionDirectory:
         if not SESSION_NAME.fullmatch(name):
             raise StoreClosedError(f"not the name of a session: {name!r}", store=root)
         try:
-            return cls(root, name, _open_directory(os.path.join(root, name)), None)
+            return cls(root, name, _open_directory(os.path.join(root, name)))
         except FileNotFoundError:
             raise StoreClosedError(
                 f"session {name} has ended, or its directory is not on this host",
@@ -177,10 +181,17 @@ class SessionDirectory:
         try:
             if self.owner and remove:
                 _remove_tree(self.path, fd)
+                if self._made_root:
+                    _remove_if_empty(self.root)
         finally:
             os.close(fd)
             self.release_lock()
         _owned.discard(self)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.release_lock()
 
     def release_lock(self) -> None:
         """Close this process's copy of the lock."""
@@ -195,35 +206,25 @@ class SessionDirectory:
 
 
 class _OwnedSessions:
-    """The sessions this process owns, and the thread that renews their records."""
+    """The sessions this process owns; their records are renewed while there are any."""
 
     def __init__(self) -> None:
         self._sessions: set[SessionDirectory] = set()
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._renewal = Periodic("proxyflow-session-renewal", RENEWAL, self._renew)
 
     def add(self, session: SessionDirectory) -> None:
-        with self._lock:
-            self._sessions.add(session)
-            if self._thread is None:
-                self._wake.clear()
-                self._thread = threading.Thread(
-                    target=self._renew, name="proxyflow-session-renewal", daemon=True
-                )
-                self._thread.start()
+        self._sessions.add(session)
+        self._renewal.ensure_running()
 
     def discard(self, session: SessionDirectory) -> None:
-        with self._lock:
-            self._sessions.discard(session)
+        self._sessions.discard(session)
 
-    def _renew(self) -> None:
-        while not self._wake.wait(RENEWAL):
-            with self._lock:
-                for session in self._sessions:
-                    # A record that cannot be touched now is tried again; the lease is long.
-                    with contextlib.suppress(OSError):
-                        session.touch()
+    def _renew(self) -> bool:
+        for session in list(self._sessions):
+            # A record that cannot be touched now is tried again; the lease is long.
+            with contextlib.suppress(OSError):
+                session.touch()
+        return bool(self._sessions)
 
     def forget_after_fork(self) -> None:
         """Drop the parent's locks in a forked child.
@@ -232,8 +233,6 @@ class _OwnedSessions:
         killed parent look alive for as long as the child runs.
         """
         sessions, self._sessions = self._sessions, set()
-        self._lock = threading.Lock()
-        self._thread = None
         for session in sessions:
             session.release_lock()
 
@@ -251,6 +250,7 @@ def sweep(root: str) -> list[str]:
         The names of the removed sessions.
     """
     swept = []
+    ours = _is_ours_to_remove(root)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
         for entry in list(entries):
             name = entry.name.removeprefix(_UNFINISHED)
@@ -260,7 +260,31 @@ def sweep(root: str) -> list[str]:
                 if fd is not None:
                     _remove_tree(entry.path, fd)
                     swept.append(name)
+    if swept and ours:
+        _remove_if_empty(root)
     return swept
+
+
+def _is_ours_to_remove(root: str) -> bool:
+    """Return whether proxyflow made the root directory, so that its last session removes it.
+
+    The session that makes it says so in its record, and each later one passes that on.
+    """
+    try:
+        names = [name for name in os.listdir(root) if SESSION_NAME.fullmatch(name)]
+    except FileNotFoundError:
+        return True
+    for name in names:
+        with contextlib.suppress(OSError), open(os.path.join(root, name, _OWNER), "rb") as file:
+            if _read_record(file.fileno()).get("made_root"):
+                return True
+    return False
+
+
+def _remove_if_empty(root: str) -> None:
+    # Other sessions may live in it still; the last one removes it.
+    with contextlib.suppress(OSError):
+        os.rmdir(root)
 
 
 @contextlib.contextmanager
@@ -330,13 +354,14 @@ def _age(path: str, lock: int) -> float:
     return now - os.fstat(lock).st_mtime
 
 
-def _record(keep: bool) -> dict[str, object]:
+def _record(keep: bool, made_root: bool) -> dict[str, object]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "boot": _boot_id(),
         "created": time.time(),
         "keep": keep,
+        "made_root": made_root,
     }
 
 

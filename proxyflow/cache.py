@@ -1,0 +1,78 @@
+"""A cache of payloads that came over a network, bounded in bytes.
+
+What is kept is the stored bytes, not the object made of them: each reader gets an object of its
+own, so a task that writes to its argument does not change what the next task sees. A store that
+maps its objects needs no cache and has none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from proxyflow.connectors.protocol import Buffer
+
+__all__ = ["PayloadCache"]
+
+
+class PayloadCache:
+    """The most recently used payloads, up to `capacity` bytes.
+
+    Examples
+    --------
+    >>> cache = PayloadCache(100)
+    >>> cache.add("a", bytes(60)); cache.add("b", bytes(60))
+    >>> cache.get("a") is None, len(cache.get("b")), cache.nbytes
+    (True, 60, 60)
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.nbytes = 0
+        self._entries: OrderedDict[Hashable, Buffer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keys(self) -> list[Hashable]:
+        """Return the keys that are held, least recently used first."""
+        with self._lock:
+            return list(self._entries)
+
+    def get(self, key: Hashable) -> Buffer | None:
+        """Return the payload, or None."""
+        with self._lock:
+            payload = self._entries.get(key)
+            if payload is not None:
+                self._entries.move_to_end(key)
+            return payload
+
+    def add(self, key: Hashable, payload: Buffer) -> None:
+        """Hold a payload, letting go of the least recently used ones; too large a one is not."""
+        size = len(payload)
+        with self._lock:
+            self._drop(key)
+            if size > self.capacity:
+                return
+            self._entries[key] = payload
+            self.nbytes += size
+            while self.nbytes > self.capacity:
+                self._drop(next(iter(self._entries)))
+
+    def drop(self, key: Hashable) -> None:
+        """Let go of a payload."""
+        with self._lock:
+            self._drop(key)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._entries.clear()
+            self.nbytes = 0
+
+    def _drop(self, key: Hashable) -> None:
+        payload = self._entries.pop(key, None)
+        if payload is not None:
+            self.nbytes -= len(payload)

@@ -1,0 +1,173 @@
+"""Who may still need an object; eviction; what a dead owner left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from proxyflow.config import default_url
+from proxyflow.connectors import connector_class
+from proxyflow.connectors.protocol import Key
+from proxyflow.connectors.url import StoreURL
+from proxyflow.errors import StoreClosedError
+from proxyflow.store import Store
+
+__all__ = ["References", "gc"]
+
+
+class _Object:
+    """One stored object and how many still need it."""
+
+    __slots__ = ("count", "digest", "key", "ready")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.count = 1
+        self.key: Key = None
+        self.ready = threading.Event()
+
+
+class References:
+    """Counts who still needs each object of a store; evicts what nobody needs.
+
+    Equal content is stored once and counted. What is equal is decided by the digest of the
+    content at the moment it is passed on, so an array that is changed between two calls becomes
+    two objects.
+
+    Parameters
+    ----------
+    store
+        The store.
+
+    Examples
+    --------
+    >>> with Store("memory://") as store:
+    ...     references = References(store)
+    ...     first, second = references.acquire("text"), references.acquire("text")
+    ...     len(references), len(list(store.scan()))
+    ...     references.release([first, second])
+    ...     len(list(store.scan()))
+    (1, 1)
+    0
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_digest: dict[bytes, _Object] = {}
+        self._by_key: dict[Key, _Object] = {}
+        # Re-entrant: a release may be run by the garbage collector in the midst of another one.
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def acquire(self, obj: Any) -> Key:
+        """Store an object unless equal content is stored already; return its key, counted once.
+
+        Raises
+        ------
+        StoreFullError
+            If there is no room.
+        """
+        payload = self._store.encode(obj)
+        while True:
+            entry, mine = self._claim(payload.digest)
+            if mine:
+                return self._write(entry, payload)
+            # Another thread is storing the same content right now.
+            entry.ready.wait()
+            if entry.key is not None:
+                return entry.key
+
+    def _claim(self, digest: bytes) -> tuple[_Object, bool]:
+        with self._lock:
+            entry = self._by_digest.get(digest)
+            if entry is not None:
+                entry.count += 1
+                return entry, False
+            entry = self._by_digest[digest] = _Object(digest)
+            return entry, True
+
+    def _write(self, entry: _Object, payload: Any) -> Key:
+        try:
+            key = self._store.write(payload)
+            with self._lock:
+                entry.key = key
+                self._by_key[key] = entry
+        except BaseException:
+            with self._lock:
+                del self._by_digest[entry.digest]
+            raise
+        finally:
+            entry.ready.set()
+        return key
+
+    def adopt(self, key: Key, digest: bytes) -> None:
+        """Count an object that another process stored: a task's result."""
+        with self._lock:
+            entry = _Object(digest)
+            entry.key = key
+            entry.ready.set()
+            self._by_key[key] = entry
+            self._by_digest.setdefault(digest, entry)
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Give back one count of each key; evict what nobody needs any more."""
+        gone = []
+        with self._lock:
+            for key in keys:
+                entry = self._by_key.get(key)
+                if entry is None:
+                    continue
+                entry.count -= 1
+                if entry.count == 0:
+                    del self._by_key[key]
+                    if self._by_digest.get(entry.digest) is entry:
+                        del self._by_digest[entry.digest]
+                    gone.append(key)
+        for key in gone:
+            self.evict(key)
+
+    def evict(self, key: Key) -> None:
+        """Remove an object, counted or not."""
+        try:
+            self._store.evict(key)
+        except StoreClosedError:
+            # The session has ended, and its objects with it.
+            return
+
+
+def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
+    """Remove what killed processes left in a store, and nothing else.
+
+    Opening a store does the same; this is for a cron job, or for looking.
+
+    Parameters
+    ----------
+    url
+        Which store; by default the one ``Store()`` uses.
+
+    Returns
+    -------
+    list of str
+        The names of the sessions that were removed: those whose owner is dead.
+
+    Examples
+    --------
+    >>> import proxyflow
+    >>> with proxyflow.Store() as store:
+    ...     key = store.put("still needed")
+    ...     store.session in proxyflow.gc()
+    False
+    """
+    if url is None:
+        parsed = default_url()
+    elif isinstance(url, os.PathLike):
+        parsed = StoreURL("file", path=os.path.abspath(url))
+    else:
+        parsed = url if isinstance(url, StoreURL) else StoreURL.parse(url)
+    swept: list[str] = connector_class(parsed.scheme).sweep_url(parsed)
+    return swept
+

@@ -1,0 +1,575 @@
+"""Store: objects in, proxies out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from time import perf_counter
+from types import TracebackType
+from typing import Any, TypeVar
+
+from proxyflow import recipe as recipes
+from proxyflow.cache import PayloadCache
+from proxyflow.config import default_secret, default_url
+from proxyflow.connectors import connector_class, open_url
+from proxyflow.connectors.protocol import (
+    Addressable,
+    Buffer,
+    Connector,
+    DeferrableConnector,
+    FrameWriter,
+    Key,
+    KeyScanner,
+    KeyWaiter,
+    SessionMember,
+    StoredObject,
+    Sweeper,
+    ViewReader,
+)
+from proxyflow.connectors.url import StoreURL
+from proxyflow.errors import (
+    ConfigError,
+    CorruptObjectError,
+    ObjectNotFoundError,
+    ProxyflowError,
+    StoreClosedError,
+    UnsupportedError,
+)
+from proxyflow.facts import check_target, describe
+from proxyflow.factory import StoreFactory
+from proxyflow.future import StoreFuture
+from proxyflow.payload import Payload
+from proxyflow.periodic import Periodic
+from proxyflow.proxy import Proxy
+from proxyflow.serialize import deserialize, serialize
+from proxyflow.sizes import parse_size
+from proxyflow.stats import StoreStats
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+
+_CACHE = 256 << 20
+_OPTIONS = frozenset({"compress", "verify", "cache"})
+
+# The keys made within the innermost scope() of this thread or task.
+_scope: ContextVar[list[tuple[Store, Key]] | None] = ContextVar("proxyflow_scope", default=None)
+
+
+class Store:
+    """Objects in, proxies out.
+
+    Everything a store puts belongs to its session. The process that opens a store by URL owns the
+    session and removes its objects when it closes the store, or when it dies; a process that
+    unpickles a proxy joins the session by itself.
+
+    Parameters
+    ----------
+    url
+        Which store: ``"file:///dev/shm/run1"``, ``"memory://"``, ... Without one, a private
+        directory of this session under shared memory when there is room, else under the temp
+        directory. Options after a question mark go to the connector.
+    connector
+        A connector to use instead of a URL; ProxyStore's work too.
+    compress
+        Whether to compress with lz4 what a sample shows to be worth it. By default off for stores
+        that map their objects, on for those that move them.
+    verify
+        Whether to check mapped buffers against their digest on every read, which makes opening
+        one as slow as reading all of it. What is executed (the pickle stream) and what was copied
+        is checked in any case.
+    secret
+        Authenticate everything written, and refuse to read what was not written by a holder of
+        the secret. Default: the environment variable ``PROXYFLOW_SECRET``. It is never part of a
+        proxy: set the variable in every process that reads.
+    cache
+        How many bytes of payloads to keep for the next reader, as ``"64 MiB"`` or a number. Only
+        for stores that do not map their objects, by default 256 MiB. What has been evicted leaves
+        the cache too.
+
+    Raises
+    ------
+    ConfigError
+        If the URL or an option makes no sense.
+    StoreUnreachableError
+        If the store does not answer.
+
+    Examples
+    --------
+    >>> from proxyflow import Store, extract
+    >>> with Store() as store:
+    ...     proxy = store.proxy([1, 2, 3])
+    ...     sum(proxy), extract(proxy)
+    (6, [1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        url: str | StoreURL | os.PathLike[str] | None = None,
+        *,
+        connector: Connector | None = None,
+        compress: bool | None = None,
+        verify: bool | None = None,
+        secret: str | bytes | None = None,
+        cache: int | str | None = None,
+    ) -> None:
+        if connector is None:
+            parsed = _as_url(url)
+            options = {k: v for k, v in parsed.options.items() if k not in _OPTIONS}
+            compress = parsed.flag("compress") if "compress" in parsed.options else compress
+            verify = parsed.flag("verify") if verify is None else verify
+            cache = parsed.options.get("cache") if cache is None else cache
+            connector = open_url(parsed.replace(options=options))
+        elif url is not None:
+            raise ConfigError("a store has a URL or a connector, not both")
+        self.connector = connector
+        self.stats = StoreStats()
+        self._views = isinstance(connector, ViewReader)
+        self._frames = isinstance(connector, FrameWriter)
+        self._compress = not self._views if compress is None else compress
+        self._verify = bool(verify)
+        self._secret = _as_secret(secret)
+        self._cache = _as_cache(cache, self._views)
+        self._closed = False
+        self.recipe = recipes.make(connector, self._options())
+        recipes.register(self.recipe, self)
+
+    def _options(self) -> dict[str, str]:
+        """Return what a process that joins must know besides the connector's own options."""
+        options = {}
+        if self._compress == self._views:
+            options["compress"] = str(int(self._compress))
+        if self._verify:
+            options["verify"] = "1"
+        if self._cache and self._cache.capacity != _CACHE:
+            options["cache"] = str(self._cache.capacity)
+        return options
+
+    # -- configuration -------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """Return what :meth:`from_config` needs to join this session elsewhere; no secret."""
+        return recipes.as_config(self.recipe)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Store:
+        """Open a store from its configuration, joining its session.
+
+        Parameters
+        ----------
+        config
+            ``{"url": ...}``, or ``{"connector": "module:Class", "config": {...}}``, with the
+            options ``compress``, ``verify`` and ``cache`` besides.
+
+        Examples
+        --------
+        >>> with Store() as store:
+        ...     key = store.put("text")
+        ...     Store.from_config(store.config()).get(key)
+        'text'
+        """
+        options = dict(config)
+        url = options.pop("url", None)
+        path = options.pop("connector", None)
+        arguments = options.pop("config", {})
+        if set(options) - _OPTIONS or (url is None) == (path is None):
+            raise ConfigError(f"not the configuration of a store: {config!r}")
+        if url is not None:
+            return cls(url, **options)
+        return cls(connector=connector_class(path).from_config(arguments), **options)
+
+    @property
+    def session(self) -> str | None:
+        """Name of the session, if the connector has sessions."""
+        return self.connector.session if isinstance(self.connector, SessionMember) else None
+
+    @property
+    def owner(self) -> bool:
+        """Whether closing this store ends its session."""
+        return not isinstance(self.connector, SessionMember) or self.connector.owner
+
+    @property
+    def maps(self) -> bool:
+        """Whether objects are mapped where they are used, not copied."""
+        return self._views
+
+    @property
+    def name(self) -> str:
+        """The store as its user knows it: the URL, or the connector."""
+        connector = self.connector
+        return connector.url if isinstance(connector, Addressable) else repr(connector)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "owner" if self.owner else "joined"
+        return f"<Store {self.name} ({state})>"
+
+    # -- objects -------------------------------------------------------------------------------
+
+    def put(self, obj: Any) -> Key:
+        """Store an object and return its key.
+
+        Raises
+        ------
+        SerializationError
+            If it cannot be pickled.
+        StoreFullError
+            If there is no room; nothing is left behind.
+        """
+        return self.write(self.encode(obj))
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Return the object under a key, or `default` if there is none.
+
+        Each call makes an object of its own. Arrays in it are writable, and writing to them
+        changes neither the stored object nor anybody else's.
+
+        Raises
+        ------
+        CorruptObjectError
+            If what is stored is short, damaged or forged.
+        """
+        started = perf_counter()
+        payload = self._read(key)
+        if payload is None:
+            return default
+        obj = self._decode(payload, key)
+        self.stats.record("get", started, len(payload))
+        return obj
+
+    def exists(self, key: Key) -> bool:
+        """Return whether an object is stored under the key."""
+        self._check_open()
+        return self.connector.exists(key)
+
+    def evict(self, key: Key) -> None:
+        """Remove the object; removing a missing one is no error."""
+        self._check_open()
+        started = perf_counter()
+        if self._cache:
+            self._cache.drop(key)
+        self.connector.evict(key)
+        self.stats.record("evict", started)
+
+    def put_batch(self, objs: Iterable[Any]) -> list[Key]:
+        """Store several objects and return their keys in the same order."""
+        payloads = [self.encode(obj) for obj in objs]
+        self._check_open()
+        if self._frames:
+            return [self.write(payload) for payload in payloads]
+        started = perf_counter()
+        keys = self.connector.put_batch([b"".join(payload.frames) for payload in payloads])
+        self.stats.record("put_batch", started, sum(payload.nbytes for payload in payloads))
+        return self._note(keys)
+
+    def get_batch(self, keys: Sequence[Key], default: Any = None) -> list[Any]:
+        """Return several objects in the order of their keys, `default` for each missing one."""
+        self._check_open()
+        if self._views:
+            return [self.get(key, default) for key in keys]
+        started = perf_counter()
+        found = self.connector.get_batch(keys)
+        objs = [
+            default if data is None else self._decode(memoryview(bytearray(data)), key)
+            for key, data in zip(keys, found, strict=True)
+        ]
+        self.stats.record("get_batch", started, sum(len(data) for data in found if data))
+        return objs
+
+    def exists_batch(self, keys: Sequence[Key]) -> list[bool]:
+        """Return for each key whether an object is stored under it."""
+        return [self.exists(key) for key in keys]
+
+    def evict_batch(self, keys: Sequence[Key]) -> None:
+        """Remove several objects."""
+        for key in keys:
+            self.evict(key)
+
+    def scan(self) -> Iterator[StoredObject]:
+        """Yield key, size and age of every object of the session, in no order.
+
+        Raises
+        ------
+        UnsupportedError
+            If the connector cannot list its objects.
+        """
+        self._check_open()
+        if not isinstance(self.connector, KeyScanner):
+            raise UnsupportedError("this connector cannot list its objects", store=self.name)
+        yield from self.connector.scan()
+
+    # -- proxies -------------------------------------------------------------------------------
+
+    def proxy(self, obj: T, *, skip_nonproxiable: bool = False) -> Proxy[T]:
+        """Store an object and return a lazy proxy that stands for it anywhere.
+
+        Parameters
+        ----------
+        obj
+            The object. A proxy is returned as it is.
+        skip_nonproxiable
+            Return ``None``, ``True`` and ``False`` as they are instead of refusing them.
+
+        Raises
+        ------
+        ProxyTargetError
+            For ``None``, ``True`` and ``False``, which code compares by identity.
+        """
+        if isinstance(obj, Proxy):
+            return obj
+        if skip_nonproxiable and (obj is None or obj is True or obj is False):
+            return obj  # type: ignore[return-value]
+        check_target(obj)
+        return self.proxy_from_key(self.put(obj), obj)
+
+    def proxy_batch(self, objs: Iterable[T], *, skip_nonproxiable: bool = False) -> list[Proxy[T]]:
+        """Store several objects and return their proxies in the same order."""
+        return [self.proxy(obj, skip_nonproxiable=skip_nonproxiable) for obj in objs]
+
+    def proxy_from_key(
+        self, key: Key, example: Any = None, *, facts: Any = None, hashed: bool = True
+    ) -> Proxy[Any]:
+        """Return a proxy of an object that is stored already.
+
+        Parameters
+        ----------
+        key
+            Its key.
+        example
+            The object itself, if it is at hand: class, shape and the like are then known to the
+            proxy without resolving it.
+        facts
+            Those facts, if they were recorded before.
+        hashed
+            Whether they include the hash.
+        """
+        if facts is None and example is not None:
+            facts = describe(example, hashed=hashed)
+        return Proxy(StoreFactory(self.recipe, key), facts)
+
+    def future(self, timeout: float | None = None) -> StoreFuture:
+        """Return an object that will be set later, and whose proxy waits for it.
+
+        Parameters
+        ----------
+        timeout
+            How many seconds the proxy waits before it gives up.
+
+        Raises
+        ------
+        UnsupportedError
+            If the connector cannot make keys before their objects.
+        """
+        return StoreFuture(self.recipe, self.new_key(), timeout)
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[Store]:
+        """Evict, on leaving the ``with`` block, what this thread stored here within it.
+
+        Examples
+        --------
+        >>> with Store("memory://") as store:
+        ...     with store.scope():
+        ...         proxy = store.proxy("short-lived")
+        ...     list(store.scan())
+        []
+        """
+        made: list[tuple[Store, Key]] = []
+        outer = _scope.set(made)
+        try:
+            yield self
+        finally:
+            _scope.reset(outer)
+            for store, key in made:
+                if store is self:
+                    self.evict(key)
+                else:
+                    store._note([key])
+
+    # -- payloads: for integrations ------------------------------------------------------------
+
+    def encode(self, obj: Any) -> Payload:
+        """Return an object as frames, not stored yet."""
+        return serialize(obj, compress=self._compress, secret=self._secret)
+
+    def write(self, payload: Payload, key: Key = None) -> Key:
+        """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
+        self._check_open()
+        started = perf_counter()
+        connector = self.connector
+        if key is not None:
+            if isinstance(connector, FrameWriter):
+                connector.set_frames(key, payload.frames)
+            else:
+                assert isinstance(connector, DeferrableConnector)
+                connector.set(key, b"".join(payload.frames))
+        elif isinstance(connector, FrameWriter):
+            key = connector.put_frames(payload.frames)
+        else:
+            key = connector.put(b"".join(payload.frames))
+        self.stats.record("put", started, payload.nbytes)
+        return self._note([key])[0]
+
+    def new_key(self) -> Key:
+        """Return a key under which nothing is stored yet.
+
+        Raises
+        ------
+        UnsupportedError
+            If the connector cannot make keys before their objects.
+        """
+        self._check_open()
+        if not isinstance(self.connector, DeferrableConnector):
+            raise UnsupportedError(
+                "this connector cannot make keys before their objects", store=self.name
+            )
+        return self.connector.new_key()
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        """Return True once the object exists, False when `timeout` seconds are over."""
+        self._check_open()
+        if isinstance(self.connector, KeyWaiter):
+            return self.connector.wait(key, timeout)
+        return _poll(lambda: self.exists(key), timeout)
+
+    def _note(self, keys: list[Key]) -> list[Key]:
+        made = _scope.get()
+        if made is not None:
+            made.extend((self, key) for key in keys)
+        return keys
+
+    def _read(self, key: Key) -> Buffer | None:
+        self._check_open()
+        if isinstance(self.connector, ViewReader):
+            return self.connector.get_view(key)
+        payload = self._cached(key)
+        if payload is None:
+            payload = self.connector.get(key)
+            if payload is None:
+                return None
+            if self._cache:
+                self._cache.add(key, payload)
+                _keeper.ensure_running()
+        # A copy of its own for each reader, in memory it may write to.
+        return memoryview(bytearray(payload))
+
+    def _cached(self, key: Key) -> Buffer | None:
+        payload = self._cache.get(key) if self._cache else None
+        if payload is not None and not self.connector.exists(key):
+            self.drop_evicted()
+            return None
+        return payload
+
+    def drop_evicted(self) -> bool:
+        """Let go of cached payloads whose object is gone; return whether any are left."""
+        if self._cache is None or self._closed:
+            return False
+        for key in self._cache.keys():
+            if not self.connector.exists(key):
+                self._cache.drop(key)
+        return len(self._cache) > 0
+
+    def _decode(self, payload: Buffer, key: Key) -> Any:
+        try:
+            return deserialize(
+                payload, verify=self._verify or not self._views, secret=self._secret
+            )
+        except CorruptObjectError as error:
+            error.store, error.key = self.name, key
+            raise
+
+    # -- the end -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store has been closed."""
+        return self._closed
+
+    def sweep(self) -> list[str]:
+        """Remove what dead owners left in this store; return the names of their sessions."""
+        self._check_open()
+        return self.connector.sweep() if isinstance(self.connector, Sweeper) else []
+
+    def close(self) -> None:
+        """Let go of the store; its owner ends the session and removes its objects.
+
+        Objects and arrays that were read stay valid. Closing twice is no error.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        recipes.forget(self.recipe, self)
+        if self._cache:
+            self._cache.clear()
+        self.connector.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (recipes.open_store, (self.recipe,))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store has been closed", store=self.name)
+
+
+def _as_url(url: str | StoreURL | os.PathLike[str] | None) -> StoreURL:
+    if url is None:
+        return default_url()
+    if isinstance(url, StoreURL):
+        return url
+    if isinstance(url, os.PathLike):
+        return StoreURL("file", path=os.path.abspath(url))
+    return StoreURL.parse(url)
+
+
+def _as_secret(secret: str | bytes | None) -> bytes | None:
+    if secret is None:
+        return default_secret()
+    return secret.encode() if isinstance(secret, str) else bytes(secret)
+
+
+def _as_cache(capacity: int | str | None, views: bool) -> PayloadCache | None:
+    # A mapping is opened in microseconds and shares its pages with the store: nothing to cache.
+    if views:
+        return None
+    size = _CACHE if capacity is None else parse_size(capacity)
+    return PayloadCache(size) if size else None
+
+
+def _poll(condition: Any, timeout: float | None) -> bool:
+    """Wait for a condition by asking, ever more rarely: for connectors that cannot tell."""
+    deadline = None if timeout is None else perf_counter() + timeout
+    pause = 0.001
+    never = threading.Event()
+    while not condition():
+        remaining = pause if deadline is None else min(pause, deadline - perf_counter())
+        if remaining <= 0:
+            return False
+        never.wait(remaining)
+        pause = min(pause * 1.5, 0.2)
+    return True
+
+
+def _drop_evicted() -> bool:
+    """Let the caches of all stores of this process go of what others have evicted."""
+    left = False
+    for store in recipes.open_stores():
+        # A store that does not answer now is asked again.
+        with contextlib.suppress(ProxyflowError, OSError):
+            left |= store.drop_evicted()
+    return left
+
+
+_keeper = Periodic("proxyflow-cache", 2.0, _drop_evicted)
