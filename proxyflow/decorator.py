@@ -144,6 +144,11 @@ class ProxiedFunction(Generic[P, T]):
                 raise
             return None
 
+    @property
+    def store(self) -> Store:
+        """The store of this process that large values go to; opened when first asked for."""
+        return self._open().store
+
     def _open(self) -> Submitter:
         """Return the submitter of this process, opening the store when it is first needed."""
         submitter = self._submitter

@@ -1,0 +1,1 @@
+"""Benchmarks: us and our peers, interleaved in one run. Each module is run with ``python -m``."""

@@ -1,0 +1,56 @@
+"""Interleaved measurements: the contestants take turns, and medians are compared.
+
+A machine's speed drifts by half within minutes; the ratio of two medians whose samples were taken
+in turns does not.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+
+__all__ = ["interleave", "missing", "table"]
+
+
+def interleave(
+    contestants: Mapping[str, Callable[[], object]], *, rounds: int = 7, warmup: int = 1
+) -> dict[str, float]:
+    """Return the median seconds of each contestant's call, the contestants taking turns."""
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(warmup + rounds):
+        for name, call in contestants.items():
+            gc.collect()
+            started = time.perf_counter()
+            result = call()
+            seconds = time.perf_counter() - started
+            del result
+            if turn >= warmup:
+                samples[name].append(seconds)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def missing(*modules: str) -> list[str]:
+    """Return those of some modules that are not installed, and say so."""
+    absent = [module for module in modules if find_spec(module) is None]
+    for module in absent:
+        print(f"(left out, not installed: {module})")
+    return absent
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, float]], ours: str) -> str:
+    """Return medians in milliseconds, and behind each how many times ours it is."""
+    names = list(next(iter(rows.values())))
+    width = max(len(row) for row in rows) + 2
+    lines = [title, " " * width + "".join(f"{name:>24}" for name in names)]
+    for row, medians in rows.items():
+        cells = "".join(
+            f"{medians[name] * 1e3:15.4g} ({medians[name] / medians[ours]:5.2f}x)"
+            if name in medians
+            else f"{'-':>24}"
+            for name in names
+        )
+        lines.append(f"{row:<{width}}{cells}")
+    return "\n".join(lines)
