@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 
 from proxyflow.connectors.owner import (
     RECORD,
@@ -216,10 +217,10 @@ class SessionDirectory:
             os.close(fd)
             self._release_lock()
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound early: at the end of the interpreter the module's names may be gone before this.
         if self.fd >= 0:
-            os.close(self.fd)
-            self._release_lock()
+            close(self.fd)
 
     def _release_lock(self) -> None:
         # In a forked child the number may be another file's by now.
