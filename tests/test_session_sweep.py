@@ -185,10 +185,12 @@ store = Store(sys.argv[1])
 store.put(b"x" * 100_000)
 how = sys.argv[2]
 if how == "fork":
-    child = os.fork()
-    if child == 0:
+    ready, say = os.pipe()
+    if os.fork() == 0:
+        os.write(say, b".")
         os.read(0, 1)  # lives until the test closes this pipe
         os._exit(0)
+    os.read(ready, 1)
 elif how == "exec":
     subprocess.Popen([sys.executable, "-c", "import os; os.read(0, 1)"], close_fds=False)
 print(store.session, flush=True)
@@ -219,9 +221,12 @@ threads = [threading.Thread(target=open_and_close) for _ in range(4)]
 for thread in threads:
     thread.start()
 for _ in range(40):
+    ready, say = os.pipe()
     if os.fork() == 0:
+        os.write(say, b".")
         os.read(0, 1)  # lives until the test closes this pipe
         os._exit(0)
+    os.read(ready, 1)
 kept = [Store(root) for _ in range(3)]
 done.set()
 for thread in threads:
