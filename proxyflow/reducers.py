@@ -78,6 +78,7 @@ def register_serializer(
     Examples
     --------
     >>> from array import array
+    >>> from proxyflow.serialize import deserialize, serialize
     >>> register_serializer(
     ...     array, "array", lambda a: (a.typecode, [a]), lambda t, b: array(t, b[0].cast(t))
     ... )
@@ -116,7 +117,7 @@ def _full_name(cls: type) -> str:
 def dispatch_table() -> dict[type, Reducer]:
     """Return every reducer for a pickler to use, including those known to `copyreg`."""
     table: dict[type, Reducer] = {**copyreg.dispatch_table, memoryview: reduce_memoryview}  # type: ignore[dict-item]
-    if "numpy" in sys.modules:
+    if sys.modules.get("numpy") is not None:
         from proxyflow.arrays import REDUCERS
 
         table.update(REDUCERS)
