@@ -153,7 +153,7 @@ def reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
             return rebuild_memoryview, (PickleBuffer(copy), view.format, view.shape)
         return rebuild_memoryview, (PickleBuffer(view), view.format, view.shape)
     # Formats of several characters and views of no elements in several dimensions cannot be cast
-    # to. They are NumPy's specialities, which gives the same format back.
+    # to. NumPy, where they mostly come from, gives the same format back (ctypes' "<i" as "i").
     try:
         import numpy as np
     except ImportError as error:
