@@ -40,10 +40,9 @@ from proxyflow.errors import (
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
-from proxyflow.payload import Payload
 from proxyflow.periodic import Periodic
 from proxyflow.proxy import Proxy
-from proxyflow.serialize import deserialize, serialize
+from proxyflow.serialize import Payload, deserialize, serialize
 from proxyflow.sizes import parse_size
 from proxyflow.stats import StoreStats
 

@@ -17,9 +17,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxyflow.chunks import CHUNK, map_chunks
 from proxyflow.errors import AuthenticationError, ConfigError, CorruptObjectError
-from proxyflow.payload import ALIGNMENT, Payload, pack, unpack
+from proxyflow.serialize.chunks import CHUNK, map_chunks
+from proxyflow.serialize.payload import ALIGNMENT, Payload, pack, unpack
 
 PRELUDE = struct.Struct("<4sBBBBIQ")
 ROW = struct.Struct("<QQB16s")
@@ -413,7 +413,7 @@ def test_large_buffers_are_still_packed_while_the_interpreter_ends() -> None:
     """No thread is asked for where none would ever answer."""
     script = (
         "import os, atexit\n"
-        "from proxyflow.payload import pack\n"
+        "from proxyflow.serialize.payload import pack\n"
         "class Late:\n"
         "    def __del__(self, pack=pack, write=os.write, view=memoryview(bytes(20 << 20))):\n"
         "        write(1, b'%d ' % pack(0, [b's'], [view]).nbytes)\n"

@@ -24,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxyflow.errors import AuthenticationError, CorruptObjectError, SerializationError
-from proxyflow.payload import pack
 from proxyflow.serialize import (
     deserialize,
     register_serializer,
     serialize,
     unregister_serializer,
 )
+from proxyflow.serialize.payload import pack
 
 
 def written(obj: object, **options: Any) -> bytearray:

@@ -118,7 +118,7 @@ def dispatch_table() -> dict[type, Reducer]:
     """Return every reducer for a pickler to use, including those known to `copyreg`."""
     table: dict[type, Reducer] = {**copyreg.dispatch_table, memoryview: reduce_memoryview}  # type: ignore[dict-item]
     if sys.modules.get("numpy") is not None:
-        from proxyflow.arrays import REDUCERS
+        from proxyflow.serialize.arrays import REDUCERS
 
         table.update(REDUCERS)
     for entry in tuple(_by_name.values()):

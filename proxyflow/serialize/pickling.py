@@ -13,10 +13,10 @@ from pickle import PickleBuffer
 from types import CellType, FunctionType, SimpleNamespace
 from typing import Any
 
-from proxyflow.chunks import Piece
 from proxyflow.errors import ProxyflowError, SerializationError
-from proxyflow.mainmodule import modules_by_value
-from proxyflow.reducers import dispatch_table
+from proxyflow.serialize.chunks import Piece
+from proxyflow.serialize.mainmodule import modules_by_value
+from proxyflow.serialize.reducers import dispatch_table
 
 __all__ = ["IN_BAND", "dump", "load"]
 
@@ -103,7 +103,7 @@ def _plain_pickler(*args: Any, **options: Any) -> pickle.Pickler:
 
 
 def _by_value_pickler(*args: Any, **options: Any) -> pickle.Pickler:
-    from proxyflow.byvalue import ByValuePickler
+    from proxyflow.serialize.byvalue import ByValuePickler
 
     return ByValuePickler(*args, **options)
 

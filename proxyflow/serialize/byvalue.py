@@ -9,8 +9,8 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 from cloudpickle.cloudpickle import _get_or_create_tracker_id  # type: ignore[import-untyped]
 
-from proxyflow.mainmodule import find_in_main, program, restore_main
-from proxyflow.reducers import Reducer, dispatch_table
+from proxyflow.serialize.mainmodule import find_in_main, program, restore_main
+from proxyflow.serialize.reducers import Reducer, dispatch_table
 
 __all__ = ["ByValuePickler"]
 
