@@ -17,18 +17,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from proxyflow.errors import ProxyflowError
-from proxyflow.facts import (
-    BIT,
-    MAPPING_PATTERN,
-    SEQUENCE_PATTERN,
-    Facts,
-    class_of,
-    lacks,
-    mask_of,
-    summary,
-)
+from proxyflow.facts import Facts, class_of, lacks, summary
 from proxyflow.flight import single_flight
 from proxyflow.special import ALWAYS, Forwarder, method, special_methods
+from proxyflow.traits import BIT, MAPPING_PATTERN, SEQUENCE_PATTERN, mask_of
 
 if TYPE_CHECKING:
     from proxyflow.prefetch import ProxyFuture
@@ -126,8 +118,8 @@ class Proxy(_Base[T]):
         except AttributeError:
             pass  # not resolved: continued below, outside the context of this exception
         else:
-            if name == "__wrapped__" and callable(target):
-                return target  # what `inspect.signature` looks at instead of our `__call__`
+            if name == "__signature__" and callable(target):
+                return _signature(target)
             return getattr(target, name)
         if name == "__proxy_target__":
             return _resolve(self)
@@ -142,8 +134,8 @@ class Proxy(_Base[T]):
     def __delattr__(self, name: str) -> None:
         delattr(self.__proxy_target__, name)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # the setter is __setattr__
+    @property  # type: ignore[misc]  # object's has a setter, which __setattr__ makes unreachable
+    def __class__(self) -> Any:
         try:
             cls = _target_of(self).__class__
         except AttributeError:
@@ -355,7 +347,7 @@ def _attribute_of_unresolved(proxy: Proxy[Any], name: str) -> Any:
         if value is not None:
             return value
         cls = class_of(facts)
-        if cls is not None and lacks(cls, facts, name):
+        if cls is not None and name != "__signature__" and lacks(cls, facts, name):
             # Naming the class in `obj` keeps tracebacks from asking the proxy for suggestions.
             message = f"{cls.__name__!r} object has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=cls)
@@ -367,6 +359,13 @@ def _attribute_of_unresolved(proxy: Proxy[Any], name: str) -> Any:
             f"its factory failed with AttributeError: {error}",
         ) from error
     return getattr(proxy, name)
+
+
+def _signature(target: Callable[..., Any]) -> Any:
+    """Answer ``inspect.signature``, which would otherwise find that of the proxy's ``__call__``."""
+    import inspect
+
+    return inspect.signature(target)
 
 
 def _len(self: Proxy[Any]) -> int:

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxyflow.facts import BIT
+from proxyflow.traits import BIT
 
 __all__ = ["ALWAYS", "Forwarder", "method", "special_methods"]
 
@@ -100,6 +100,14 @@ _OTHER: dict[str, tuple[str, ...]] = {
     # A view of the target's own buffer: whoever asked for more than it allows gets its
     # BufferError, and releasing the view releases the target.
     "buffer": ("flags", f"return memoryview({_TARGET})"),
+    "array": (
+        "*args, **kwargs",
+        f"target = {_TARGET}",
+        "if not hasattr(target, '__array__'):",
+        "    import numpy",
+        "    target = numpy.asarray(target)",
+        "return target.__array__(*args, **kwargs)",
+    ),
     # pyarrow insists on real arrays, but asks every object for this first.
     "arrow_array": (
         "type=None",
@@ -117,7 +125,6 @@ _OTHER: dict[str, tuple[str, ...]] = {
 }
 # These have no builtin to go through.
 _METHODS = (
-    "array",
     *("enter", "exit", "aenter", "aexit", "await", "aiter", "anext"),
     *("fspath", "get", "set", "delete", "set_name"),
 )
@@ -147,6 +154,9 @@ def _names(mask: int) -> Iterator[str]:
         yield "__bytes__"
     if mask & BIT["__array_ufunc__"] and mask & BIT["__buffer__"]:
         yield "__arrow_array__"
+    if mask & (BIT["__float__"] | BIT["__complex__"]):
+        # NumPy knows Python's own numbers by exact type, and would make arrays of objects.
+        yield from ("__array__", "__array_ufunc__")
     if mask & BIT["__subclasscheck__"]:
         yield "__mro_entries__"
 
