@@ -103,11 +103,11 @@ class Proxy(_Base[T]):
         """Make a proxy of the type that fits the facts."""
         # Asked of the type, because `isinstance` would ask any factory for its `__class__`.
         if issubclass(type(factory), Proxy):
-            return cast("Proxy[T]", factory)
+            return factory  # type: ignore[return-value]
         if not callable(factory):
             raise TypeError(f"a proxy's factory must be callable, not {factory!r}")
-        mask = _ANYTHING if facts is None else facts.mask & _TYPE_BITS
-        self = cast("Proxy[T]", object.__new__(_types.get(mask) or _make_type(mask)))
+        mask = _ANYTHING if facts is None else facts.mask
+        self: Proxy[T] = _new(_types.get(mask) or _make_type(mask))
         _set_factory(self, factory)
         _set_facts(self, facts)
         return self
@@ -165,11 +165,13 @@ class Proxy(_Base[T]):
             return object.__sizeof__(self)
         return cast(int, target.__sizeof__())
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _p, (self.__proxy_factory__, *_trimmed(self.__proxy_facts__))
-
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()
+        facts = self.__proxy_facts__
+        factory = self.__proxy_factory__
+        return _p, ((factory,) if facts is None else (factory, *facts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__reduce_ex__(2)
 
     def __copy__(self) -> Proxy[T]:
         twin = Proxy(self.__proxy_factory__, self.__proxy_facts__)
@@ -294,19 +296,15 @@ def _check(proxy: object) -> None:
         raise TypeError(f"expected a Proxy, not {type(proxy).__name__}; extract() takes anything")
 
 
-def _p(factory: Callable[[], Any], *facts: Any) -> Proxy[Any]:
+def _p(factory: Callable[[], Any], *facts: Any) -> Any:
     """Rebuild a proxy from its pickle; named to be short, since the name is in every pickle."""
-    return Proxy(factory, Facts(*facts) if facts else None)
-
-
-def _trimmed(facts: Facts | None) -> tuple[Any, ...]:
-    """Return the facts without the unknown ones at the end, which unpickling fills in."""
-    if facts is None:
-        return ()
-    end = len(facts)
-    while facts[end - 1] is None:
-        end -= 1
-    return facts[:end]
+    # What Proxy() does, less its checks: the arguments come from a proxy that passed them.
+    known = Facts(*facts) if facts else None
+    mask = _ANYTHING if known is None else known.mask
+    self = _new(_types.get(mask) or _make_type(mask))
+    _set_factory(self, factory)
+    _set_facts(self, known)
+    return self
 
 
 # The slots of Proxy, without the detour through attribute lookup. `_target_of` raises
@@ -315,6 +313,7 @@ _target_of: Callable[[object], Any] = Proxy.__dict__["__proxy_target__"].__get__
 _set_target: Callable[[object, object], None] = Proxy.__dict__["__proxy_target__"].__set__
 _set_factory: Callable[[object, object], None] = Proxy.__dict__["__proxy_factory__"].__set__
 _set_facts: Callable[[object, object], None] = Proxy.__dict__["__proxy_facts__"].__set__
+_new: Callable[[type], Any] = object.__new__
 # Assigning to `proxy.__class__` would assign to the target's.
 _set_type: Callable[[object, type], None] = object.__dict__["__class__"].__set__
 
@@ -334,7 +333,7 @@ def _resolve(proxy: Proxy[Any]) -> Any:
 
 
 def _set_resolved(proxy: Proxy[Any], target: object) -> None:
-    mask = mask_of(target) & _TYPE_BITS
+    mask = mask_of(target)
     # First the type: a thread that finds the target also finds what it can do.
     _set_type(proxy, _types.get(mask) or _make_type(mask))
     _set_target(proxy, target)
@@ -400,7 +399,12 @@ _ANYTHING = sum(bit for name, bit in BIT.items() if name not in _DESCRIPTORS)
 _types: dict[int, type] = {}
 
 
-def _make_type(mask: int) -> type:
+def _make_type(traits: int) -> type:
+    # Looked up by all the bits, which saves masking them for every proxy; made once for those
+    # that make a difference to the type.
+    mask = traits & _TYPE_BITS
+    if mask != traits:
+        return _types.setdefault(traits, _types.get(mask) or _make_type(mask))
     namespace: dict[str, Any] = dict(special_methods(mask))
     namespace["__slots__"] = ()
     for attribute in ("__doc__", "__module__"):

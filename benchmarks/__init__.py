@@ -1,0 +1,1 @@
+"""Measurements behind the claims in the documentation; each module runs with ``python -m``."""
