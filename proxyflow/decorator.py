@@ -123,7 +123,7 @@ class ProxiedFunction(Generic[P, T]):
         return self if instance is None else BoundProxiedFunction(self, instance)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        name = self.__qualname__
+        name: str = vars(self)["__qualname__"]
         module = sys.modules.get(self.__module__)
         if _find(module, name) is not self:
             return (_load, (None, None, self._by_value()))
