@@ -10,7 +10,7 @@ The verbs are functions, since any method of ours would hide the target's method
 
 from __future__ import annotations
 
-import collections.abc
+import abc
 import copy
 import types
 from collections.abc import Callable
@@ -20,7 +20,15 @@ from proxyflow.errors import ProxyflowError
 from proxyflow.facts import Facts, class_of, lacks, summary
 from proxyflow.flight import single_flight
 from proxyflow.special import ALWAYS, Forwarder, method, special_methods
-from proxyflow.traits import BIT, MAPPING_PATTERN, SEQUENCE_PATTERN, mask_of
+from proxyflow.traits import (
+    BIT,
+    MAPPING_FLAG,
+    MAPPING_PATTERN,
+    SEQUENCE_FLAG,
+    SEQUENCE_PATTERN,
+    TEXT,
+    mask_of,
+)
 
 if TYPE_CHECKING:
     from proxyflow.prefetch import ProxyFuture
@@ -393,10 +401,21 @@ def _type_text(attribute: str) -> _TypeText:
     return text
 
 
-_TYPE_BITS = sum(BIT.values()) | SEQUENCE_PATTERN | MAPPING_PATTERN
+_TYPE_BITS = sum(BIT.values()) | SEQUENCE_PATTERN | MAPPING_PATTERN | TEXT
 _DESCRIPTORS = ("__get__", "__set__", "__delete__", "__set_name__")
 _ANYTHING = sum(bit for name, bit in BIT.items() if name not in _DESCRIPTORS)
 _types: dict[int, type] = {}
+
+
+# `match` looks at flags of the type, and the only way for a class written in Python to get them is to
+# be registered with an ABC that has them. Sequence and Mapping have, but then the proxy of an array,
+# which matches `[a, b]` without being a Sequence, would be one.
+class _MatchesSequence(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = SEQUENCE_FLAG
+
+
+class _MatchesMapping(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = MAPPING_FLAG
 
 
 def _make_type(traits: int) -> type:
@@ -414,9 +433,8 @@ def _make_type(traits: int) -> type:
     if not mask & BIT["__hash__"]:
         namespace["__hash__"] = None
     made = type("Proxy", (Proxy,), namespace)
-    # The only way for a class written in Python to get the flags that `match` looks at.
     if mask & SEQUENCE_PATTERN:
-        collections.abc.Sequence.register(made)
+        _MatchesSequence.register(made)
     if mask & MAPPING_PATTERN:
-        collections.abc.Mapping.register(made)
+        _MatchesMapping.register(made)
     return _types.setdefault(mask, made)

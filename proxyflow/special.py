@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxyflow.traits import BIT
+from proxyflow.traits import BIT, TEXT
 
 __all__ = ["ALWAYS", "Forwarder", "method", "special_methods"]
 
@@ -55,6 +56,7 @@ _COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "gt": ">", "ge": 
 # parameters after self, then the lines of the body
 _OTHER: dict[str, tuple[str, ...]] = {
     "divmod": ("other", _UNWRAP, f"return divmod({_TARGET}, other)"),
+    "fspath": ("", f"return os.fspath({_TARGET})"),
     "rdivmod": ("other", f"return divmod(other, {_TARGET})"),
     "pow": (
         "other, modulo=None",
@@ -126,7 +128,7 @@ _OTHER: dict[str, tuple[str, ...]] = {
 # These have no builtin to go through.
 _METHODS = (
     *("enter", "exit", "aenter", "aexit", "await", "aiter", "anext"),
-    *("fspath", "get", "set", "delete", "set_name"),
+    *("get", "set", "delete", "set_name"),
 )
 
 # What every object has, whatever its class.
@@ -154,6 +156,9 @@ def _names(mask: int) -> Iterator[str]:
         yield "__bytes__"
     if mask & BIT["__array_ufunc__"] and mask & BIT["__buffer__"]:
         yield "__arrow_array__"
+    if mask & TEXT:
+        # Strings are paths, for which Python asks them by exact type.
+        yield "__fspath__"
     if mask & (BIT["__float__"] | BIT["__complex__"]):
         # NumPy knows Python's own numbers by exact type, and would make arrays of objects.
         yield from ("__array__", "__array_ufunc__")
@@ -183,7 +188,7 @@ def _template(name: str) -> tuple[str, ...]:
     if symbol:
         return "other", _UNWRAP, f"return {_TARGET} {symbol} other"
     if name[0] == "r":
-        return "other", f"return other {_BINARY[name[1:]]} {_TARGET}"
+        return _reflected(name[1:])
     # In place: the name keeps the proxy if the target has changed itself, and else becomes the
     # plain result, as it does for `x = 1; x += 1`.
     return (
@@ -193,6 +198,33 @@ def _template(name: str) -> tuple[str, ...]:
         f"result {_BINARY[name[1:]]}= other",
         "return self if result is target else result",
     )
+
+
+def _reflected(name: str) -> tuple[str, ...]:
+    result = f"return other {_BINARY[name]} {_TARGET}"
+    return (
+        "other",
+        f"if hasattr(other, '__i{name}__') and called_in_place():",
+        f"    other {_BINARY[name]}= {_TARGET}",
+        "    return other",
+        result,
+    )
+
+
+def called_in_place() -> bool:
+    """Tell whether the reflected method that asks was called for ``x += proxy``.
+
+    A list, a set or a bytearray does not know the proxy's type and leaves the operation to the
+    proxy's reflected method, the same one for ``+`` and ``+=``. Giving a new list for the latter
+    would be silently wrong: whoever else holds the list would not see it grow. Only the
+    instruction of the caller tells the two apart.
+    """
+    import opcode
+
+    caller = sys._getframe(2)
+    instruction = caller.f_code.co_code[caller.f_lasti : caller.f_lasti + 2]
+    # The arguments of BINARY_OP from 13 on are the in-place operators.
+    return instruction[0] == opcode.opmap["BINARY_OP"] and instruction[1] >= 13
 
 
 def _compile(name: str, parameters: str, *body: str) -> Callable[..., Any]:
@@ -221,6 +253,8 @@ def unwrapped(value: Any) -> Any:
 _GLOBALS: dict[str, Any] = {
     "Forwarder": Forwarder,
     "math": math,
+    "called_in_place": called_in_place,
     "operator": operator,
+    "os": os,
     "unwrapped": unwrapped,
 }

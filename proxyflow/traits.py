@@ -33,7 +33,12 @@ SEQUENCE_PATTERN = 1 << 96  # matches `case [a, b]`
 MAPPING_PATTERN = 1 << 97  # matches `case {"a": x}`
 FOREIGN_BASES = 1 << 98  # a base class, or a registered one, lives outside the class's own package
 KINDRED_BASES = 1 << 99  # a base class lives in another module of the class's own package
+TEXT = 1 << 101  # a str or bytes
 OWN_DUNDERS = 1 << 100  # this object may have `__x__` attributes that its class does not have
+
+# Py_TPFLAGS_SEQUENCE and Py_TPFLAGS_MAPPING, see "type objects" in the C API reference.
+SEQUENCE_FLAG = 1 << 5
+MAPPING_FLAG = 1 << 6
 
 # Attributes of arrays and frames that a proxy answers from its facts.
 ARRAY_ATTRIBUTES = ("shape", "dtype", "nbytes", "ndim", "size")
@@ -125,11 +130,12 @@ def _mask(cls: type, sample: object) -> int:
             mask |= bit
     if sys.version_info < (3, 12) and _exports_buffer(sample):
         mask |= BIT["__buffer__"]
-    # Py_TPFLAGS_SEQUENCE and Py_TPFLAGS_MAPPING, see "type objects" in the C API reference.
-    if cls.__flags__ & (1 << 5):
+    if cls.__flags__ & SEQUENCE_FLAG:
         mask |= SEQUENCE_PATTERN
-    if cls.__flags__ & (1 << 6):
+    if cls.__flags__ & MAPPING_FLAG:
         mask |= MAPPING_PATTERN
+    if issubclass(cls, (str, bytes)):
+        mask |= TEXT
     return mask | _base_traits(cls)
 
 
@@ -154,7 +160,8 @@ def _exports_buffer(sample: object) -> bool:
 
 def _base_traits(cls: type) -> int:
     package = _package(cls)
-    bases = [base for base in cls.__mro__ if base not in _STRUCTURAL_BASES]
+    # By identity, since a metaclass may define what `==` means for its classes.
+    bases = [base for base in cls.__mro__ if not any(base is plain for plain in _STRUCTURAL_BASES)]
     traits = 0
     if any(_package(base) != package for base in bases) or _is_registered(cls):
         traits |= FOREIGN_BASES
