@@ -311,8 +311,8 @@ def _array_interface(target: Any, name: str) -> Any:
     """Give NumPy the memory of an array only where that is all there is to it.
 
     NumPy asks for ``__array_struct__`` and ``__array_interface__`` before ``__array__``, which
-    gives the array itself. But the former loses the unit of dates, and both lose what a dtype has beyond
-    its string: dates without their unit are wrong, and nobody is told.
+    gives the array itself. But the former loses the unit of dates, and both lose what a dtype has
+    beyond its string: dates without their unit are wrong, and nobody is told.
     """
     dtype = getattr(target, "dtype", None)
     if name == "__array_struct__" or getattr(dtype, "kind", "") not in tuple("biufcmMSU"):

@@ -18,6 +18,7 @@ from tests.proxy_cases import IMPLEMENTATIONS, Give
 
 MATRIX = np.arange(6.0).reshape(2, 3)
 VECTOR = np.arange(3.0)
+DATES = np.array(["2020-01-01"], "M8[D]")
 SERIES = pd.Series([3.0, 1.0, 2.0], name="s")
 FRAME = pd.DataFrame({"a": [1, 2, 3], "b": list("xyz")})
 

@@ -129,6 +129,38 @@ class TestImports:
         """
         assert run(program, data) == ""
 
+    def test_importing_later(
+        self, px: ModuleType, package: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same in this process: what is not loaded is imported once it is needed."""
+        plain = px.Proxy(Refuse(), describe(package.Plain()))
+        derived = px.Proxy(Refuse(), describe(package.Derived()))
+        records = px.Proxy(Refuse(), describe(package.Records()))
+        monkeypatch.delitem(sys.modules, "userpkg.deep")
+        assert plain.__class__ is type(plain)
+        assert "userpkg.deep" not in sys.modules
+        assert derived.__class__.__name__ == "Derived"  # userpkg.base is still loaded
+        monkeypatch.delitem(sys.modules, "userpkg.deep")
+        assert isinstance(records, list)
+        assert plain.__class__.__name__ == "Plain"
+
+    def test_a_module_that_fails_to_import_is_tried_once(
+        self, px: ModuleType, package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken = tmp_path / "userpkg" / "broken.py"
+        broken.write_text("class Broken(list):\n    pass\n")
+        module = importlib.import_module("userpkg.broken")
+        p = px.Proxy(Refuse(), describe(module.Broken()))
+        monkeypatch.delitem(sys.modules, "userpkg.broken")
+        count = tmp_path / "count"
+        broken.write_text(
+            f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\nraise RuntimeError('no')\n"
+        )
+        importlib.invalidate_caches()
+        assert not isinstance(p, list)
+        assert not isinstance(p, list)
+        assert count.read_text() == "x"
+
     def test_a_local_class_is_known_once_resolved(self, px: ModuleType) -> None:
         class Local:
             pass

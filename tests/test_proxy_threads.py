@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pytest
 
 from proxyflow.errors import ProxyflowError
 from proxyflow.facts import describe
+from proxyflow.flight import forget_other_threads, single_flight
 from tests.proxy_cases import IMPLEMENTATIONS, Flaky, Give
 
 # Far beyond what anything here takes; reached only by a deadlock.
@@ -170,42 +173,78 @@ def test_a_signal_handler_that_touches_a_proxy_during_a_wait(px: ModuleType) -> 
     assert seen == ["quick"]
 
 
+def fork(work: Callable[[], bool]) -> bool:
+    """Run ``work`` in a forked child and give what it returned."""
+    # Not os.fork(): a child that ends in os._exit() would not report its coverage.
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(not work()))
+    child.start()
+    child.join(DEADLINE)
+    if child.is_alive():
+        child.kill()
+    return child.exitcode == 0
+
+
 def test_a_fork_during_a_flight(px: ModuleType) -> None:
     """The child has no thread that could land the parent's flight, so it flies itself."""
     factory = Gate("target")
     p = px.Proxy(factory)
+
+    def in_child() -> bool:
+        factory.go.set()
+        return px.resolve(p) == "target" and factory.calls == 2
+
     with ThreadPoolExecutor(1) as pool:
         flying = pool.submit(px.resolve, p)
         assert factory.entered.wait(DEADLINE)
-        pid = os.fork()
-        if pid == 0:
+        try:
+            assert fork(in_child)
+        finally:
             factory.go.set()
-            signal.alarm(DEADLINE)
-            os._exit(0 if px.resolve(p) == "target" and factory.calls == 2 else 1)
-        factory.go.set()
         assert flying.result(DEADLINE) == "target"
-        assert os.waitpid(pid, 0)[1] == 0
     assert factory.calls == 1
 
 
 def test_a_factory_that_forks(px: ModuleType) -> None:
     """In the child the forking thread is still in its own flight."""
-    pids: list[int] = []
     holder: list[Any] = []
 
-    def factory() -> str:
-        pids.append(os.fork())
-        if pids[0] == 0:
-            try:
-                px.resolve(holder[0])
-            except ProxyflowError:
-                os._exit(0)
-            os._exit(1)
-        return "target"
+    def in_child() -> bool:
+        with pytest.raises(ProxyflowError, match="own proxy"):
+            px.resolve(holder[0])
+        return True
 
-    holder.append(px.Proxy(factory))
-    assert px.resolve(holder[0]) == "target"
-    assert os.waitpid(pids[0], 0)[1] == 0
+    holder.append(px.Proxy(lambda: fork(in_child)))
+    assert px.resolve(holder[0]) is True
+
+
+def test_what_a_fork_keeps(px: ModuleType) -> None:
+    """The same without a fork: own flights stay, others are forgotten and can be flown again."""
+    factory = Gate("target")
+    p = px.Proxy(factory)
+
+    def inner() -> Any:
+        forget_other_threads()
+        with pytest.raises(ProxyflowError, match="own proxy"):
+            px.resolve(outer)
+        factory.go.set()
+        return px.resolve(p)
+
+    outer = px.Proxy(inner)
+    with ThreadPoolExecutor(1) as pool:
+        flying = pool.submit(px.resolve, p)
+        assert factory.entered.wait(DEADLINE)
+        assert px.resolve(outer) == flying.result(DEADLINE) == "target"
+    assert factory.calls == 2
+
+
+def test_a_flight_that_landed_between_looking_and_taking_off() -> None:
+    landed = iter([False, True])
+
+    def fly() -> None:
+        raise AssertionError("called a second time")
+
+    single_flight(object(), lambda: next(landed), fly)
+    assert next(landed, None) is None
 
 
 class TestAsync:
