@@ -86,7 +86,9 @@ class Proxy(_Base[T]):
     and ``copy.deepcopy`` of a resolved proxy copy the target too.
 
     Some C code accepts only objects of exact types and cannot be persuaded (``"a".join([p])`` with
-    a proxied string, ``json.dumps(p)``); use :func:`extract` there.
+    a proxied string, ``json.dumps(p)``); use :func:`extract` there. Before Python 3.12 no proxy can
+    export a buffer: ``memoryview(p)`` raises, ``bytes(p)`` is right, but ``bytearray(p)`` goes
+    through the items.
 
     Examples
     --------

@@ -118,7 +118,7 @@ def _examine(cls: type, sample: object) -> Traits:
         attributes=tuple(name for name in ARRAY_ATTRIBUTES if _is_cheap(cls, name, _C_ATTRIBUTES)),
         # A hash by identity is another one for the copy that the proxy resolves to.
         hashable=getattr(cls, "__hash__", None) not in (None, object.__hash__),
-        has_dict=hasattr(sample, "__dict__"),
+        has_dict=_is_cheap(cls, "__dict__", _C_ATTRIBUTES),
     )
 
 

@@ -154,7 +154,9 @@ class TestImports:
         monkeypatch.delitem(sys.modules, "userpkg.broken")
         count = tmp_path / "count"
         broken.write_text(
-            f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\nraise RuntimeError('no')\n"
+            f"with open({str(count)!r}, 'a') as file:\n"
+            "    file.write('x')\n"
+            "raise RuntimeError('not today')\n"
         )
         importlib.invalidate_caches()
         assert not isinstance(p, list)
