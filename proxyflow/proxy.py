@@ -175,7 +175,10 @@ class Proxy(_Base[T]):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         facts = self.__proxy_facts__
         factory = self.__proxy_factory__
-        return _p, ((factory,) if facts is None else (factory, *facts))
+        if facts is None:
+            return _p, (factory,)
+        # Most targets have a class, at best a length, and nothing else worth the bytes.
+        return _p, (factory, *(facts[:4] if facts[4:] == _NO_MORE else facts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)
@@ -378,6 +381,7 @@ def _len(self: Proxy[Any]) -> int:
     return len(target)
 
 
+_NO_MORE = (None,) * (len(Facts._fields) - 4)
 _TYPE_BITS = sum(BIT.values()) | SEQUENCE_PATTERN | MAPPING_PATTERN | TEXT
 _DESCRIPTORS = ("__get__", "__set__", "__delete__", "__set_name__")
 _ANYTHING = sum(bit for name, bit in BIT.items() if name not in _DESCRIPTORS)
