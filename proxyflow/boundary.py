@@ -16,15 +16,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, ge
 from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
+from proxyflow.estimate import estimate_size
 from proxyflow.facts import describe
 from proxyflow.lifetime import References
-from proxyflow.nesting import contains_proxy, replace_large, restore
+from proxyflow.nesting import Replacement, restore
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, extract, resolve
 from proxyflow.recipe import Recipe
 from proxyflow.store import Store
 
-__all__ = ["Call", "Resolve", "ResultSpec", "Sent", "StoredResult", "check_resolve", "send"]
+__all__ = ["Call", "Resolve", "Sent", "StoredResult", "check_resolve", "send"]
 
 Resolve: TypeAlias = Literal["auto", "lazy", "eager"]
 
@@ -57,7 +58,11 @@ class Sent(NamedTuple):
 
 
 def send(
-    args: tuple[Any, ...], kwargs: dict[str, Any], policy: Policy, references: References, store: Store
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    policy: Policy,
+    references: References,
+    store: Store,
 ) -> Sent:
     """Replace the large values in the arguments of one call.
 
@@ -75,33 +80,42 @@ def send(
         keys.append(key)
         return store.proxy_from_key(key, value, hashed=False)
 
+    replacement = Replacement(policy, replace)
     try:
-        new_args, new_kwargs = replace_large((args, kwargs), policy, replace)
+        new_args = tuple([replacement.apply(arg) for arg in args])
+        new_kwargs = {name: replacement.apply(arg) for name, arg in kwargs.items()}
     except BaseException:
         references.release(keys)
         raise
-    proxies = bool(keys) or contains_proxy((args, kwargs))
-    return Sent(new_args, new_kwargs, keys, proxies)
+    return Sent(new_args, new_kwargs, keys, replacement.proxies)
 
 
 # -- the way in --------------------------------------------------------------------------------
 
 
-class ResultSpec(NamedTuple):
-    """How a large result travels back."""
+class StoredResult:
+    """Takes the place of a large result on its way back.
 
-    recipe: Recipe
-    key: Key
-    """Chosen by the submitter, who can thus remove what a worker stored and never reported."""
-    threshold: int
+    Parameters
+    ----------
+    proxy
+        Proxy of the result.
+    key
+        Its key.
+    digest
+        Identity of its content.
+    """
 
+    # No tuple, so that nothing that looks into containers looks into this one.
+    __slots__ = ("digest", "key", "proxy")
 
-class StoredResult(NamedTuple):
-    """Takes the place of a large result on its way back."""
+    def __init__(self, proxy: Proxy[Any], key: Key, digest: bytes) -> None:
+        self.proxy = proxy
+        self.key = key
+        self.digest = digest
 
-    proxy: Proxy[Any]
-    key: Key
-    digest: bytes
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (StoredResult, (self.proxy, self.key, self.digest))
 
 
 class Call:
@@ -114,21 +128,32 @@ class Call:
     resolve
         Which parameters receive the object rather than the proxy; None where there is nothing
         to restore.
-    result
-        How a large result travels back; None for by value.
+    recipe
+        The store a large result goes to; None for by value.
+    key
+        Key of the result, chosen by the submitter; None for a new one.
+    threshold
+        From how many bytes on a result is large.
     """
 
-    __slots__ = ("function", "resolve", "result")
+    __slots__ = ("function", "key", "recipe", "resolve", "threshold")
 
     def __init__(
-        self, function: Callable[..., Any], resolve: Resolve | None, result: ResultSpec | None
+        self,
+        function: Callable[..., Any],
+        resolve: Resolve | None,
+        recipe: Recipe | None = None,
+        key: Key = None,
+        threshold: int = 0,
     ) -> None:
         self.function = function
         self.resolve = resolve
-        self.result = result
+        self.recipe = recipe
+        self.key = key
+        self.threshold = threshold
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Call, (self.function, self.resolve, self.result))
+        return (Call, (self.function, self.resolve, self.recipe, self.key, self.threshold))
 
     def __repr__(self) -> str:
         return f"<Call of {self.function!r}>"
@@ -141,7 +166,9 @@ class Call:
         if self.resolve is not None:
             # A task may hand on what it was lent; the loan ends with the task.
             result = restore(result, extract, depth=2)
-        return result if self.result is None else store_result(result, self.result)
+        if self.recipe is not None and estimate_size(result) >= self.threshold:
+            return store_result(result, self.recipe, self.key)
+        return result
 
 
 def receive(
@@ -174,20 +201,17 @@ def receive(
     }
 
 
-def store_result(result: Any, spec: ResultSpec) -> Any:
-    """Store a result if it is large; return what travels back."""
-    policy = Policy(spec.threshold)
-    if not policy.wants(result):
-        return result
-    store = recipes.open_store(spec.recipe)
+def store_result(result: Any, recipe: Recipe, key: Key) -> Any:
+    """Store a large result; return what travels back."""
+    store = recipes.open_store(recipe)
     payload = store.encode(result)
     try:
-        store.write(payload, spec.key)
+        key = store.write(payload, key)
     except StoreFullError as error:
         warnings.warn(f"a result is passed by value: {error}", RuntimeWarning, stacklevel=2)
         return result
-    proxy = store.proxy_from_key(spec.key, facts=describe(result, hashed=False))
-    return StoredResult(proxy, spec.key, payload.digest)
+    proxy = store.proxy_from_key(key, facts=describe(result, hashed=False))
+    return StoredResult(proxy, key, payload.digest)
 
 
 # -- annotations -------------------------------------------------------------------------------
@@ -206,15 +230,11 @@ class _LazyParameters(NamedTuple):
 
     def position(self, index: int) -> bool:
         """Return whether the positional argument at an index stays a proxy."""
-        return index in self.positions or (
-            self.rest_from is not None and index >= self.rest_from
-        )
+        return index in self.positions or (self.rest_from is not None and index >= self.rest_from)
 
     def keyword(self, name: str) -> bool:
         """Return whether a keyword argument stays a proxy."""
-        return name in self.names or (
-            self.other_names is not None and name not in self.other_names
-        )
+        return name in self.names or (self.other_names is not None and name not in self.other_names)
 
 
 _NONE_LAZY = _LazyParameters(frozenset(), frozenset())
@@ -240,9 +260,7 @@ def _inspect(function: Callable[..., Any]) -> _LazyParameters:
     if not lazy:
         return _NONE_LAZY
     kinds = {name: p.kind for name, p in parameters.items()}
-    positional = [
-        n for n, k in kinds.items() if k in (inspect.Parameter.POSITIONAL_ONLY, _EITHER)
-    ]
+    positional = [n for n, k in kinds.items() if k in (inspect.Parameter.POSITIONAL_ONLY, _EITHER)]
     by_name = {n for n, k in kinds.items() if k in (inspect.Parameter.KEYWORD_ONLY, _EITHER)}
     rest = any(kinds[n] is inspect.Parameter.VAR_POSITIONAL for n in lazy)
     others = any(kinds[n] is inspect.Parameter.VAR_KEYWORD for n in lazy)

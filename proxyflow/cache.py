@@ -36,7 +36,7 @@ class PayloadCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def keys(self) -> list[Hashable]:
+    def held(self) -> list[Hashable]:
         """Return the keys that are held, least recently used first."""
         with self._lock:
             return list(self._entries)

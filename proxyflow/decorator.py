@@ -67,7 +67,7 @@ class ProxiedFunction(Generic[P, T]):
         """Call the function here; a proxy among the arguments is resolved by its rule."""
         if not contains_proxy((args, kwargs), depth=4):
             return self._function(*args, **kwargs)
-        result: T = Call(self._function, self._options[2], None)(*args, **kwargs)
+        result: T = Call(self._function, self._options[2])(*args, **kwargs)
         return result
 
     def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Future[T]:

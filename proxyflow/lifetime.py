@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 from proxyflow.config import default_url
@@ -57,6 +58,9 @@ class References:
         self._store = store
         self._by_digest: dict[bytes, _Object] = {}
         self._by_key: dict[Key, _Object] = {}
+        self._tickets = count(1)
+        self._asking: set[int] = set()
+        self._undecided: dict[Key, int] = {}
         # Re-entrant: a release may be run by the garbage collector in the midst of another one.
         self._lock = threading.RLock()
 
@@ -71,15 +75,44 @@ class References:
         StoreFullError
             If there is no room.
         """
-        payload = self._store.encode(obj)
-        while True:
+        ticket = self._ask()
+        try:
+            payload = self._store.encode(obj)
             entry, mine = self._claim(payload.digest)
-            if mine:
-                return self._write(entry, payload)
+        finally:
+            self._answered(ticket)
+        while not mine:
             # Another thread is storing the same content right now.
             entry.ready.wait()
             if entry.key is not None:
                 return entry.key
+            entry, mine = self._claim(payload.digest)
+        return self._write(entry, payload)
+
+    def _ask(self) -> int:
+        """Announce that somebody is finding out whether he needs an object there is.
+
+        The digest of a large array takes milliseconds; a task that got the same array before may
+        end in them. Its object, which nobody needs just then, is kept until the answer.
+        """
+        with self._lock:
+            ticket = next(self._tickets)
+            self._asking.add(ticket)
+        return ticket
+
+    def _answered(self, ticket: int) -> None:
+        gone = []
+        with self._lock:
+            self._asking.discard(ticket)
+            oldest = min(self._asking, default=None)
+            for key, latest in list(self._undecided.items()):
+                if oldest is None or oldest > latest:
+                    del self._undecided[key]
+                    if self._by_key[key].count == 0:
+                        self._drop(key)
+                        gone.append(key)
+        for key in gone:
+            self.evict(key)
 
     def _claim(self, digest: bytes) -> tuple[_Object, bool]:
         with self._lock:
@@ -122,13 +155,20 @@ class References:
                 if entry is None:
                     continue
                 entry.count -= 1
-                if entry.count == 0:
-                    del self._by_key[key]
-                    if self._by_digest.get(entry.digest) is entry:
-                        del self._by_digest[entry.digest]
+                if entry.count > 0:
+                    continue
+                if self._asking:
+                    self._undecided[key] = max(self._asking)
+                else:
+                    self._drop(key)
                     gone.append(key)
         for key in gone:
             self.evict(key)
+
+    def _drop(self, key: Key) -> None:
+        entry = self._by_key.pop(key)
+        if self._by_digest.get(entry.digest) is entry:
+            del self._by_digest[entry.digest]
 
     def evict(self, key: Key) -> None:
         """Remove an object, counted or not."""
@@ -170,4 +210,3 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
         parsed = url if isinstance(url, StoreURL) else StoreURL.parse(url)
     swept: list[str] = connector_class(parsed.scheme).sweep_url(parsed)
     return swept
-

@@ -33,18 +33,16 @@ from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
-    ObjectNotFoundError,
     ProxyflowError,
     StoreClosedError,
     UnsupportedError,
 )
-from proxyflow.facts import check_target, describe
 from proxyflow.factory import StoreFactory
+from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
-from proxyflow.payload import Payload
 from proxyflow.periodic import Periodic
 from proxyflow.proxy import Proxy
-from proxyflow.serialize import deserialize, serialize
+from proxyflow.serialize import Payload, deserialize, serialize
 from proxyflow.sizes import parse_size
 from proxyflow.stats import StoreStats
 
@@ -128,7 +126,9 @@ class Store:
         self.connector = connector
         self.stats = StoreStats()
         self._views = isinstance(connector, ViewReader)
+        # Asked once: a runtime check of a protocol takes longer than a small put.
         self._frames = isinstance(connector, FrameWriter)
+        self.deferrable = isinstance(connector, DeferrableConnector)
         self._compress = not self._views if compress is None else compress
         self._verify = bool(verify)
         self._secret = _as_secret(secret)
@@ -398,17 +398,17 @@ class Store:
         """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
         self._check_open()
         started = perf_counter()
-        connector = self.connector
-        if key is not None:
-            if isinstance(connector, FrameWriter):
-                connector.set_frames(key, payload.frames)
-            else:
-                assert isinstance(connector, DeferrableConnector)
-                connector.set(key, b"".join(payload.frames))
-        elif isinstance(connector, FrameWriter):
-            key = connector.put_frames(payload.frames)
+        connector: Any = self.connector
+        if key is None:
+            key = (
+                connector.put_frames(payload.frames)
+                if self._frames
+                else connector.put(b"".join(payload.frames))
+            )
+        elif self._frames:
+            connector.set_frames(key, payload.frames)
         else:
-            key = connector.put(b"".join(payload.frames))
+            connector.set(key, b"".join(payload.frames))
         self.stats.record("put", started, payload.nbytes)
         return self._note([key])[0]
 
@@ -421,11 +421,12 @@ class Store:
             If the connector cannot make keys before their objects.
         """
         self._check_open()
-        if not isinstance(self.connector, DeferrableConnector):
+        if not self.deferrable:
             raise UnsupportedError(
                 "this connector cannot make keys before their objects", store=self.name
             )
-        return self.connector.new_key()
+        connector: Any = self.connector
+        return connector.new_key()
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over."""
@@ -442,11 +443,13 @@ class Store:
 
     def _read(self, key: Key) -> Buffer | None:
         self._check_open()
-        if isinstance(self.connector, ViewReader):
-            return self.connector.get_view(key)
+        connector: Any = self.connector
+        if self._views:
+            view: memoryview | None = connector.get_view(key)
+            return view
         payload = self._cached(key)
         if payload is None:
-            payload = self.connector.get(key)
+            payload = connector.get(key)
             if payload is None:
                 return None
             if self._cache:
@@ -466,16 +469,14 @@ class Store:
         """Let go of cached payloads whose object is gone; return whether any are left."""
         if self._cache is None or self._closed:
             return False
-        for key in self._cache.keys():
+        for key in self._cache.held():
             if not self.connector.exists(key):
                 self._cache.drop(key)
         return len(self._cache) > 0
 
     def _decode(self, payload: Buffer, key: Key) -> Any:
         try:
-            return deserialize(
-                payload, verify=self._verify or not self._views, secret=self._secret
-            )
+            return deserialize(payload, verify=self._verify or not self._views, secret=self._secret)
         except CorruptObjectError as error:
             error.store, error.key = self.name, key
             raise

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
 from typing import Any
 
-from proxyflow.boundary import Call, Resolve, ResultSpec, StoredResult, check_resolve, send
+from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, send
 from proxyflow.connectors.protocol import Key
-from proxyflow.errors import UnsupportedError
 from proxyflow.lifetime import References
 from proxyflow.nesting import contains_proxy
 from proxyflow.policy import Policy
@@ -29,8 +30,8 @@ Submit = Callable[..., "Future[Any]"]
 def shares_memory(executor: Executor) -> bool:
     """Return whether tasks run in this process, so that nothing has to move."""
     # InterpreterPoolExecutor (3.14) is a thread pool by class, but pickles its arguments.
-    return isinstance(executor, ThreadPoolExecutor) and not hasattr(executor, "_create_interpreter") \
-        and type(executor).__name__ != "InterpreterPoolExecutor"
+    isolated = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+    return isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, isolated)
 
 
 def worker_count(executor: Executor) -> int:
@@ -40,41 +41,28 @@ def worker_count(executor: Executor) -> int:
 
 
 class TaskFuture(Future[Any]):
-    """The future of a task whose arguments or result went through a store.
+    """The executor's own future, made to read a result that is in the store when asked for it.
 
-    Behaves as the executor's own future, which it follows. A result that is in the store is read
-    when it is asked for; the stored copy is evicted when the future goes.
+    A future that followed the executor's would have to repeat its every state; this *is* the
+    executor's, so cancelling, waiting, callbacks and exceptions are what they always were. Its
+    class is changed right after it was made, before anybody else has seen it.
     """
 
-    def __init__(self, submitter: Submitter, keys: list[Key], result_key: Key) -> None:
-        super().__init__()
-        self._submitter = submitter
-        self._keys = keys
-        self._result_key = result_key
-        self._inner: Future[Any] | None = None
-        self._stored: StoredResult | None = None
-        self._eviction: weakref.finalize[..., Any] | None = None
+    _eviction: weakref.finalize[..., Any] | None = None
 
-    def follow(self, inner: Future[Any]) -> None:
-        """Take over what becomes of the executor's future."""
-        self._inner = inner
-        inner.add_done_callback(self._finish)
-
-    def cancel(self) -> bool:
-        """Cancel the task if it has not started; see `concurrent.futures.Future.cancel`."""
-        inner = self._inner
-        # Cancelling the executor's future runs its callbacks, and thereby cancels this one.
-        return super().cancel() if inner is None else inner.cancel()
-
-    def running(self) -> bool:
-        """Return whether the task is running."""
-        inner = self._inner
-        return super().running() if inner is None else inner.running()
+    @staticmethod
+    def of(future: Future[Any]) -> TaskFuture:
+        """Turn an executor's future into one of these."""
+        if not isinstance(future, TaskFuture):
+            kind = type(future)
+            future.__class__ = TaskFuture if kind is Future else _task_future_class(kind)
+        assert isinstance(future, TaskFuture)
+        return future
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the task's result, exactly as it returned it, as often as asked."""
         result = super().result(timeout)
-        return result if self._stored is None else extract(self._stored.proxy)
+        return extract(result.proxy) if type(result) is StoredResult else result
 
     def fetch(self) -> None:
         """Read the result out of the store, so that it outlives it."""
@@ -82,34 +70,11 @@ class TaskFuture(Future[Any]):
             self.result()
             self._eviction()
 
-    def _finish(self, inner: Future[Any]) -> None:
-        submitter = self._submitter
-        submitter.references.release(self._keys)
-        # Breaks the cycle of the two futures: the stored result goes with the last reference to
-        # this one, not when the garbage collector comes by.
-        self._inner = None
-        try:
-            self._take_over(inner, submitter)
-        finally:
-            submitter.finished(self)
 
-    def _take_over(self, inner: Future[Any], submitter: Submitter) -> None:
-        if inner.cancelled():
-            submitter.discard(self._result_key, doubtful=True)
-            super().cancel()
-            self.set_running_or_notify_cancel()
-            return
-        error = inner.exception()
-        if error is not None:
-            submitter.discard(self._result_key, doubtful=isinstance(error, BrokenExecutor))
-            self.set_exception(error)
-            return
-        result = inner.result()
-        if isinstance(result, StoredResult):
-            self._stored = result
-            submitter.references.adopt(result.key, result.digest)
-            self._eviction = weakref.finalize(self, submitter.references.release, [result.key])
-        self.set_result(result)
+@functools.cache
+def _task_future_class(kind: type[Future[Any]]) -> type[TaskFuture]:
+    """Return the class for an executor that has futures of its own, like loky."""
+    return type("TaskFuture", (TaskFuture, kind), {})
 
 
 class Submitter:
@@ -136,8 +101,8 @@ class Submitter:
         self.results = results
         self.references = References(store)
         self._doubtful: list[Key] = []
-        self._futures: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
-        self._pending = 0
+        self._running: set[Future[Any]] = set()
+        self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
         self._idle = threading.Condition()
 
     def submit(
@@ -159,7 +124,7 @@ class Submitter:
     ) -> Future[Any]:
         """Submit one call to an executor of this process: values are handed over as they are."""
         if self.resolve != "lazy" and contains_proxy((args, kwargs)):
-            function = Call(function, self.resolve, None)
+            function = Call(function, self.resolve)
         return submit(function, *args, **kwargs)
 
     def _submit(
@@ -172,23 +137,56 @@ class Submitter:
     ) -> tuple[Future[Any], bool]:
         """Submit one call; return its future and whether anything was stored for it."""
         sent = send(args, kwargs, self.policy, self.references, self.store)
-        spec = self._result_spec() if self.results else None
         restoring = resolve if sent.proxies else None
-        if spec is not None or restoring is not None:
-            function = Call(function, restoring, spec)
-        elif not sent.keys:
-            return submit(function, *args, **kwargs), False
-        future = TaskFuture(self, sent.keys, spec.key if spec else None)
+        key = None
+        if self.results:
+            key = self._new_result_key()
+            function = Call(function, restoring, self.store.recipe, key, self.policy.nbytes)
+        elif restoring is not None:
+            function = Call(function, restoring)
         try:
-            inner = submit(function, *sent.args, **sent.kwargs)
+            future = submit(function, *sent.args, **sent.kwargs)
         except BaseException:
             self.references.release(sent.keys)
             raise
-        with self._idle:
-            self._pending += 1
-        self._futures.add(future)
-        future.follow(inner)
+        # As little as possible from here on: the executor's own thread, which hands the task to a
+        # worker, waits for this one to let go of the interpreter.
+        if self.results:
+            future = TaskFuture.of(future)
+        self._running.add(future)
+        future.add_done_callback(functools.partial(self._finish, sent.keys, key))
         return future, bool(sent.keys)
+
+    def _new_result_key(self) -> Key:
+        # Chosen here, not in the worker: what a worker stored and was killed before it could
+        # report is thus known and can be removed.
+        return self.store.new_key() if self.store.deferrable else None
+
+    def _finish(self, keys: list[Key], result_key: Key, future: Future[Any]) -> None:
+        """Evict what nobody can ask for any more, now that a task is done."""
+        if keys:
+            self.references.release(keys)
+        try:
+            error = future.exception()
+        except CancelledError:
+            self._discard(result_key, doubtful=True)
+        else:
+            if error is not None:
+                self._discard(result_key, doubtful=isinstance(error, BrokenExecutor))
+            elif isinstance(future, TaskFuture):
+                self._keep_result(future, result_key)
+        self._running.discard(future)
+        if not self._running:
+            with self._idle:
+                self._idle.notify_all()
+
+    def _keep_result(self, future: TaskFuture, key: Key) -> None:
+        result = Future.result(future)
+        # A result that another submitter's wrapping of the same call stored is not ours to evict.
+        if type(result) is StoredResult and key in (None, result.key):
+            self.references.adopt(result.key, result.digest)
+            self._stored.add(future)
+            future._eviction = weakref.finalize(future, self.references.release, [result.key])
 
     def map(
         self,
@@ -221,7 +219,7 @@ class Submitter:
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         tasks: deque[tuple[Future[Any], bool]] = deque()
-        run = _Chunk(Call(function, self.resolve, None))
+        run = _Chunk(Call(function, self.resolve))
 
         def fill() -> None:
             while sum(stored for _, stored in tasks) < window:
@@ -241,16 +239,9 @@ class Submitter:
             raise
         return _results(tasks, fill, deadline, chunksize > 1)
 
-    def _result_spec(self) -> ResultSpec:
-        try:
-            key = self.store.new_key()
-        except UnsupportedError:
-            key = None
-        return ResultSpec(self.store.recipe, key, self.policy.nbytes)
-
     # -- cleaning up ---------------------------------------------------------------------------
 
-    def discard(self, key: Key, *, doubtful: bool) -> None:
+    def _discard(self, key: Key, *, doubtful: bool) -> None:
         """Remove what a task that failed or was cancelled may have stored as its result.
 
         Parameters
@@ -265,24 +256,19 @@ class Submitter:
             if doubtful:
                 self._doubtful.append(key)
 
-    def finished(self, future: TaskFuture) -> None:
-        """Take note that a task is done."""
-        with self._idle:
-            self._pending -= 1
-            self._idle.notify_all()
-
     def wait_idle(self) -> None:
         """Wait until every task is done."""
         with self._idle:
-            self._idle.wait_for(lambda: not self._pending)
+            self._idle.wait_for(lambda: not self._running)
 
-    def pending(self) -> list[TaskFuture]:
-        """Return the futures that are not done."""
-        return [future for future in list(self._futures) if not future.done()]
+    def cancel(self) -> None:
+        """Cancel every task that has not started."""
+        for future in list(self._running):
+            future.cancel()
 
     def close(self) -> None:
         """Read the results that are still in the store, and leave nothing there."""
-        for future in list(self._futures):
+        for future in list(self._stored):
             future.fetch()
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:

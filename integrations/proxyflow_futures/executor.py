@@ -130,8 +130,7 @@ class ProxyExecutor(Executor):
         elif "cancel_futures" in parameters:
             self._executor.shutdown(wait=wait, cancel_futures=True)
         else:
-            for future in self._submitter.pending():
-                future.cancel()
+            self._submitter.cancel()
             self._executor.shutdown(wait=wait)
 
     def _finish(self) -> None:

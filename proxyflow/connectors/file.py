@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import stat
@@ -35,7 +36,7 @@ __all__ = ["FileConnector", "FileKey"]
 
 # Session and object name. Neither can hold a separator, a leading dot or a NUL, so no key that
 # matches can name anything but an object.
-_KEY = re.compile(rf"({SESSION_NAME.pattern})\.([a-z2-7]{{14}})")
+_KEY = re.compile(rf"({SESSION_NAME.pattern})\.([a-z2-7]{{8}}[0-9a-f]{{8}})")
 
 # Below this size reading into fresh memory is faster than setting up and tearing down a mapping.
 _MAP_FROM = 64 * 1024
@@ -112,6 +113,7 @@ class FileConnector:
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
         self._directories = self._open_directories(roots, session)
         self._name = self._directories[0].name
+        self._start_names()
         self._others: dict[str, list[SessionDirectory]] = {}
         self._lock = threading.Lock()
 
@@ -200,9 +202,18 @@ class FileConnector:
 
     # -- writing -------------------------------------------------------------------------------
 
+    def _start_names(self) -> None:
+        # A random number for each process that makes names, and a counter: a random number for
+        # each name would take longer than the rest of a small submit.
+        self._names_pid = os.getpid()
+        self._prefix = f"{self._name}.{new_name(8)}"
+        self._counter = itertools.count()
+
     def new_key(self, obj: Buffer | None = None) -> FileKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return FileKey(f"{self.session}.{new_name(14)}")
+        if self._names_pid != os.getpid():
+            self._start_names()
+        return FileKey(f"{self._prefix}{next(self._counter):08x}")
 
     def put(self, obj: Buffer) -> FileKey:
         """Store an object and return its key.

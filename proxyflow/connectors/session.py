@@ -14,6 +14,7 @@ there the owner counts as alive while it keeps touching its record.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import fcntl
@@ -21,7 +22,6 @@ import functools
 import json
 import os
 import re
-import secrets
 import socket
 import stat
 import time
@@ -42,13 +42,10 @@ _UNFINISHED = ".new-"
 RENEWAL = 60.0
 LEASE = 900.0
 
-_NAMES = "abcdefghijklmnopqrstuvwxyz234567"
-
 
 def new_name(length: int) -> str:
     """Return a random name in lower-case base 32, 5 bits a character."""
-    bits = int.from_bytes(secrets.token_bytes(length), "little")
-    return "".join(_NAMES[(bits >> 5 * i) & 31] for i in range(length))
+    return base64.b32encode(os.urandom(length))[:length].decode().lower()
 
 
 @functools.cache

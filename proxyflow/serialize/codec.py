@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from proxyflow.chunks import CHUNK, Piece, map_chunks, split, total
+from proxyflow.serialize.chunks import CHUNK, Piece, map_chunks, split, total
 
 __all__ = ["MAX_RATIO", "compress", "decompress"]
 
