@@ -20,10 +20,10 @@ _BY_NAME = (type, type(sys), type(lambda: None), type(len), Proxy)
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
 
-# Containers are looked at in a sample and no deeper than this: the estimate must stay far cheaper
-# than the serialisation it is meant to avoid.
-_SAMPLE = 32
-_DEPTH = 6
+# Containers are looked at in a sample, smaller the deeper they lie: the estimate must stay far
+# cheaper than the serialisation it is meant to avoid, even of objects that refer to each other.
+_SAMPLES = (0, 1, 1, 1, 2, 8, 32)
+_DEPTH = len(_SAMPLES) - 1
 
 
 def estimate_size(obj: Any) -> int:
@@ -47,8 +47,12 @@ def _estimator(kind: type) -> Estimator:
     exact = _EXACT.get(kind)
     if exact is not None:
         return exact
-    if issubclass(kind, _BY_NAME) or hasattr(kind, "__dask_graph__"):
+    if issubclass(kind, _BY_NAME) or kind.__module__.partition(".")[0] == "dask":
         return _small
+    return _lazy if hasattr(kind, "__dask_graph__") else _by_protocol(kind)
+
+
+def _by_protocol(kind: type) -> Estimator:
     if hasattr(kind, "memory_usage"):
         return _table
     if hasattr(kind, "nbytes"):
@@ -60,6 +64,13 @@ def _estimator(kind: type) -> Estimator:
 
 def _small(obj: Any, depth: int) -> int:
     return 8
+
+
+def _lazy(obj: Any, depth: int) -> int:
+    """Estimate what may be a Dask collection or, like an xarray object, hold its data itself."""
+    if obj.__dask_graph__() is not None:
+        return 8
+    return _by_protocol(type(obj))(obj, depth)
 
 
 def _int(obj: int, depth: int) -> int:
@@ -78,10 +89,11 @@ def _sequence(items: Any, depth: int) -> int:
     count = len(items)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sizes = _sizes(islice(items, _SAMPLE), depth)
-    if count > _SAMPLE:
+    sample = _SAMPLES[depth]
+    sizes = _sizes(islice(items, sample), depth)
+    if count > sample:
         # The head of a sequence is a poor sample (headers, sentinels): look along all of it.
-        sizes += _sizes((items[i] for i in range(0, count, count // _SAMPLE)), depth)
+        sizes += _sizes((items[i] for i in range(0, count, -(-count // sample))), depth)
     return 16 + 2 * count + sum(sizes) * count // len(sizes)
 
 
@@ -89,7 +101,7 @@ def _set(items: Any, depth: int) -> int:
     count = len(items)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sizes = _sizes(islice(items, 2 * _SAMPLE), depth)
+    sizes = _sizes(islice(items, 2 * _SAMPLES[depth]), depth)
     return 16 + 2 * count + sum(sizes) * count // len(sizes)
 
 
@@ -97,7 +109,7 @@ def _mapping(mapping: dict[Any, Any], depth: int) -> int:
     count = len(mapping)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sample = list(islice(mapping.items(), 2 * _SAMPLE))
+    sample = list(islice(mapping.items(), 2 * _SAMPLES[depth]))
     total = sum(_sizes((part for item in sample for part in item), depth))
     return 16 + 2 * count + total * count // len(sample)
 
@@ -111,7 +123,7 @@ def _array(array: Any, depth: int) -> int:
     nbytes = array.nbytes
     if not isinstance(nbytes, int):
         return _object(array, depth)
-    if getattr(getattr(array, "dtype", None), "hasobject", False):
+    if _holds_objects(getattr(array, "dtype", None)):
         return nbytes + _elements(array, depth)
     return nbytes
 
@@ -120,7 +132,7 @@ def _elements(array: Any, depth: int) -> int:
     count = int(array.size)
     if not count or depth <= 0:
         return 0
-    sizes = _sizes(array.reshape(-1)[:: max(1, count // _SAMPLE)].tolist(), depth)
+    sizes = _sizes(array.flat[:: -(-count // (2 * _SAMPLES[depth]))].tolist(), depth)
     return sum(sizes) * count // len(sizes)
 
 
@@ -128,12 +140,18 @@ def _table(table: Any, depth: int) -> int:
     """Return the memory use of a pandas object; object columns are sampled, not walked."""
     usage = table.memory_usage(deep=False)
     total = int(usage.sum() if hasattr(usage, "sum") else usage)
-    columns = [table[name] for name in table.columns] if hasattr(table, "columns") else [table]
-    for column in columns:
-        values = getattr(column, "_values", None)
-        if getattr(getattr(values, "dtype", None), "hasobject", False):
-            total += _elements(values, depth)
-    return total
+    return total + sum(_elements(column.to_numpy(), depth) for column in _object_columns(table))
+
+
+def _object_columns(table: Any) -> list[Any]:
+    if hasattr(table, "columns"):
+        # By position: names need not be unique.
+        return [table.iloc[:, i] for i, dtype in enumerate(table.dtypes) if _holds_objects(dtype)]
+    return [table] if _holds_objects(getattr(table, "dtype", None)) else []
+
+
+def _holds_objects(dtype: Any) -> bool:
+    return bool(getattr(dtype, "hasobject", False))
 
 
 def _object(obj: Any, depth: int) -> int:
