@@ -102,7 +102,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     while isinstance(target, functools.partial):
         target = inspect.unwrap(target.func)
     if not inspect.isroutine(target):
-        target = target.__init__ if isinstance(target, type) else type(target).__call__
+        name = "__init__" if isinstance(target, type) else "__call__"
+        target = getattr(target if isinstance(target, type) else type(target), name)
     try:
         return get_type_hints(target)
     except (NameError, TypeError, AttributeError, SyntaxError):

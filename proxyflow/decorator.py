@@ -47,6 +47,9 @@ class ProxiedFunction(Generic[P, T]):
         As for :func:`proxied`.
     """
 
+    restores_proxies = True
+    """Tells executors to leave to this function what becomes of the proxies it is sent."""
+
     def __init__(
         self,
         function: Callable[P, T],
@@ -63,9 +66,9 @@ class ProxiedFunction(Generic[P, T]):
     def __repr__(self) -> str:
         return f"<proxied {self._function!r}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function here; a proxy among the arguments is resolved by its rule."""
-        if not contains_proxy((args, kwargs), depth=4):
+        if not contains_proxy((args, kwargs)):
             return self._function(*args, **kwargs)
         result: T = Call(self._function, self._options[2])(*args, **kwargs)
         return result
@@ -123,7 +126,7 @@ class ProxiedFunction(Generic[P, T]):
         return self if instance is None else BoundProxiedFunction(self, instance)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        name = self.__qualname__
+        name: str = vars(self)["__qualname__"]
         module = sys.modules.get(self.__module__)
         if _find(module, name) is not self:
             return (_load, (None, None, self._by_value()))
@@ -162,6 +165,8 @@ class ProxiedFunction(Generic[P, T]):
 class BoundProxiedFunction(Generic[T]):
     """A proxied function as a method of an object."""
 
+    restores_proxies = True
+
     def __init__(self, function: ProxiedFunction[..., T], instance: Any) -> None:
         self.__func__ = function
         self.__self__ = instance
@@ -169,7 +174,7 @@ class BoundProxiedFunction(Generic[T]):
     def __repr__(self) -> str:
         return f"<bound {self.__func__!r} of {self.__self__!r}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the method here."""
         return self.__func__(self.__self__, *args, **kwargs)
 

@@ -41,9 +41,8 @@ def estimate_size(obj: Any) -> int:
     return _estimator(type(obj))(obj, _DEPTH)
 
 
-@functools.lru_cache(maxsize=1024)
-def _estimator(kind: type) -> Estimator:
-    """Return how to estimate the instances of a class; found out once for each class."""
+def _find_estimator(kind: type) -> Estimator:
+    """Return how to estimate the instances of a class."""
     exact = _EXACT.get(kind)
     if exact is not None:
         return exact
@@ -160,6 +159,9 @@ def _object(obj: Any, depth: int) -> int:
         return 64 + _mapping(state, depth)
     return max(sys.getsizeof(obj, 64), 64)
 
+
+# Found out once for each class: an estimate is made for every argument of every call.
+_estimator: Callable[[type], Estimator] = functools.lru_cache(maxsize=1024)(_find_estimator)
 
 _EXACT: dict[type, Estimator] = {
     type(None): _small,

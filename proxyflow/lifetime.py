@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -12,10 +13,12 @@ from proxyflow.config import default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError
+from proxyflow.errors import StoreClosedError, StoreError
 from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
+
+_log = logging.getLogger("proxyflow")
 
 
 class _Object:
@@ -171,12 +174,19 @@ class References:
             del self._by_digest[entry.digest]
 
     def evict(self, key: Key) -> None:
-        """Remove an object, counted or not."""
+        """Remove an object, counted or not.
+
+        Runs where a failure has nobody to go to (an executor's own thread, the garbage collector)
+        and must not keep a task's outcome from being announced: it is logged, and the object goes
+        with its session.
+        """
         try:
             self._store.evict(key)
         except StoreClosedError:
             # The session has ended, and its objects with it.
             return
+        except (StoreError, OSError) as error:
+            _log.warning("could not evict %r from %s: %s", key, self._store.name, error)
 
 
 def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:

@@ -39,8 +39,7 @@ class _Container(NamedTuple):
     rebuild: Callable[[Any, list[Any]], Any]
 
 
-@functools.lru_cache(maxsize=1024)
-def _container(kind: type) -> _Container | None:
+def _find_container(kind: type) -> _Container | None:
     """Return how to handle a class of containers; None for what is not one of ours."""
     if kind in (list, tuple, set, frozenset):
         return _Container(list, lambda container, values: kind(values))
@@ -57,6 +56,10 @@ def _container(kind: type) -> _Container | None:
             functools.partial(_rebuild_dataclass, fields),
         )
     return None
+
+
+# Found out once for each class: every argument of every call is looked at.
+_container: Callable[[type], _Container | None] = functools.lru_cache(1024)(_find_container)
 
 
 def _is_plain_dataclass(kind: type) -> bool:
