@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import sys
 import threading
@@ -24,6 +25,14 @@ T = TypeVar("T")
 # The stores that decorated functions use, by URL: functions that name the same URL share one.
 _stores: dict[str | None, Store] = {}
 _stores_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _stores_lock
+    _stores_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _shared_store(where: Store | str | None) -> Store:
@@ -155,7 +164,8 @@ class ProxiedFunction(Generic[P, T]):
     def _open(self) -> Submitter:
         """Return the submitter of this process, opening the store when it is first needed."""
         submitter = self._submitter
-        if submitter is None or submitter.store.closed:
+        # A forked child starts afresh: locks may be held in its copy, by threads it does not have.
+        if submitter is None or submitter.pid != os.getpid() or submitter.store.closed:
             store, policy, resolve, results = self._options
             submitter = Submitter(_shared_store(store), Policy.of(policy), resolve, results)
             self._submitter = submitter

@@ -229,13 +229,13 @@ class Replacement:
             return self._judge(value, flat[0] + keys)
         found = [self._measure(child, depth - 1) for child in values]
         left = sum([each.left for each in found]) + keys
-        proxies = any([each.proxies for each in found])
+        proxies = any(each.proxies for each in found)
         if not proxies:
             # Many small values may make it large.
             judged = self._judge(value, left)
             if judged.large:
                 return judged
-        large = any([each.large for each in found])
+        large = any(each.large for each in found)
         if large:
             self._parts[id(value)] = container, values
         return _Found(left, large, proxies)

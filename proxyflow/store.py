@@ -40,6 +40,7 @@ from proxyflow.errors import (
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
+from proxyflow.lifetime import References
 from proxyflow.periodic import Periodic
 from proxyflow.proxy import Proxy
 from proxyflow.serialize import Payload, deserialize, serialize
@@ -134,6 +135,7 @@ class Store:
         self._secret = _as_secret(secret)
         self._cache = _as_cache(cache, self._views)
         self._closed = False
+        self._references: dict[int, References] = {}
         self.recipe = recipes.make(connector, self._options())
         recipes.register(self.recipe, self)
 
@@ -388,7 +390,15 @@ class Store:
                 else:
                     store._note([key])
 
-    # -- payloads: for integrations ------------------------------------------------------------
+    # -- for integrations ----------------------------------------------------------------------
+
+    @property
+    def references(self) -> References:
+        """Who still needs which object, as counted by this process."""
+        # By process, as a forked child has a copy of this store. Without a lock, as the child
+        # might have a copy of one that was held.
+        mine = self._references.get(os.getpid())
+        return self._references.setdefault(os.getpid(), References(self)) if mine is None else mine
 
     def encode(self, obj: Any) -> Payload:
         """Return an object as frames, not stored yet."""

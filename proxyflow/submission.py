@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -12,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
-from proxyflow.lifetime import References
 from proxyflow.nesting import contains_proxy
 from proxyflow.policy import Policy
 from proxyflow.proxy import extract
@@ -63,7 +63,8 @@ class Submitter:
         self.policy = policy
         self.resolve: Resolve = check_resolve(resolve)
         self.results = results
-        self.references = References(store)
+        self.references = store.references
+        self.pid = os.getpid()
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
@@ -148,7 +149,8 @@ class Submitter:
         if type(result) is StoredResult and result_key in (None, result.key):
             self.references.adopt(result.key, result.digest)
             future._eviction = weakref.finalize(future, self.references.release, [result.key])
-            self._stored.add(future)
+            with self._idle:
+                self._stored.add(future)
         elif result_key is not None and (error is not None or future.cancelled()):
             # A worker may have stored its result and died, or be about to store it.
             self.references.evict(result_key)
@@ -189,26 +191,19 @@ class Submitter:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
-        tasks: deque[tuple[Future[Any], bool]] = deque()
         run = _Chunk(function if restores(function) else Call(function, self.resolve))
 
-        def fill() -> None:
-            while sum(stored for _, stored in tasks) < window:
-                chunk = list(islice(items, chunksize))
-                if not chunk:
-                    return
-                if chunksize == 1:
-                    task = self._submit(submit, function, self.resolve, chunk[0], {})
-                else:
-                    task = self._submit(submit, run, None, (chunk,), {})
-                tasks.append(task)
+        def submit_next() -> _Task | None:
+            chunk = list(islice(items, chunksize))
+            if not chunk:
+                return None
+            if chunksize == 1:
+                return _Task(*self._submit(submit, function, self.resolve, chunk[0], {}))
+            return _Task(*self._submit(submit, run, None, (chunk,), {}))
 
-        try:
-            fill()
-        except BaseException:
-            _cancel(tasks)
-            raise
-        return _results(tasks, fill, deadline, chunksize > 1)
+        tasks = _Window(submit_next, window)
+        tasks.fill()
+        return tasks.results(deadline, chunked=chunksize > 1)
 
     # -- cleaning up ---------------------------------------------------------------------------
 
@@ -224,8 +219,12 @@ class Submitter:
 
     def close(self) -> None:
         """Read the results that are still in the store, and leave nothing there."""
-        for future in list(self._stored):
-            future.fetch()
+        with self._idle:
+            stored = list(self._stored)
+        with contextlib.ExitStack() as fetches:
+            # One that fails keeps none of the others.
+            for future in stored:
+                fetches.callback(future.fetch)
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
@@ -247,29 +246,65 @@ class _Chunk:
         return [self.call(*args) for args in extract(chunk)]
 
 
-def _results(
-    tasks: deque[tuple[Future[Any], bool]],
-    fill: Callable[[], None],
-    deadline: float | None,
-    chunked: bool,
-) -> Iterator[Any]:
-    try:
-        while tasks:
-            future = tasks[0][0]
-            result = future.result(None if deadline is None else deadline - monotonic())
-            tasks.popleft()
-            # Gone before the caller has the result: nothing of ours keeps the stored copy.
-            del future
-            fill()
-            if chunked:
-                yield from result
-            else:
-                yield result
-            del result
-    finally:
-        _cancel(tasks)
+class _Task(NamedTuple):
+    """A task of a map."""
+
+    future: Future[Any]
+    stored: bool
+    """Whether anything was stored for it."""
 
 
-def _cancel(tasks: Iterable[tuple[Future[Any], bool]]) -> None:
-    for future, _ in tasks:
-        future.cancel()
+class _Window:
+    """The tasks of a map that are in flight, or done and not yet taken by the caller.
+
+    Parameters
+    ----------
+    submit_next
+        Submits the next task; returns None when there are no more.
+    size
+        How many tasks that something was stored for there may be.
+    """
+
+    def __init__(self, submit_next: Callable[[], _Task | None], size: int) -> None:
+        self._submit_next = submit_next
+        self._size = size
+        self._tasks: deque[_Task] = deque()
+        self._stored = 0
+
+    def fill(self) -> None:
+        """Submit tasks until the window is full; cancel all if that fails."""
+        try:
+            while self._stored < self._size:
+                task = self._submit_next()
+                if task is None:
+                    return
+                self._tasks.append(task)
+                self._stored += task.stored
+        except BaseException:
+            self._cancel()
+            raise
+
+    def results(self, deadline: float | None, *, chunked: bool) -> Iterator[Any]:
+        """Yield the results in order, submitting more as they are taken."""
+        try:
+            while self._tasks:
+                if chunked:
+                    yield from self._next_result(deadline)
+                else:
+                    yield self._next_result(deadline)
+        finally:
+            self._cancel()
+
+    def _next_result(self, deadline: float | None) -> Any:
+        # The task goes with this frame: when the caller has the result, nothing of ours keeps the
+        # stored copy.
+        task = self._tasks[0]
+        result = task.future.result(None if deadline is None else deadline - monotonic())
+        self._tasks.popleft()
+        self._stored -= task.stored
+        self.fill()
+        return result
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.future.cancel()
