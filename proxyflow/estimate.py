@@ -22,7 +22,7 @@ _SETS = (set, frozenset)
 
 # Containers are looked at in a sample, smaller the deeper they lie: the estimate must stay far
 # cheaper than the serialisation it is meant to avoid, even of objects that refer to each other.
-_SAMPLES = (0, 1, 1, 1, 2, 8, 32)
+_SAMPLES = (0, 2, 2, 4, 8, 16, 64)
 _DEPTH = len(_SAMPLES) - 1
 
 
@@ -46,19 +46,20 @@ def _find_estimator(kind: type) -> Estimator:
     exact = _EXACT.get(kind)
     if exact is not None:
         return exact
-    if issubclass(kind, _BY_NAME) or kind.__module__.partition(".")[0] == "dask":
+    if issubclass(kind, _BY_NAME) or str(kind.__module__).partition(".")[0] == "dask":
         return _small
     return _lazy if hasattr(kind, "__dask_graph__") else _by_protocol(kind)
 
 
 def _by_protocol(kind: type) -> Estimator:
-    if hasattr(kind, "memory_usage"):
+    if hasattr(kind, "memory_usage") and (hasattr(kind, "dtypes") or hasattr(kind, "dtype")):
         return _table
     if hasattr(kind, "nbytes"):
         return _array
-    if issubclass(kind, (*_SEQUENCES, *_SETS)):
-        return _sequence if issubclass(kind, _SEQUENCES) else _set
-    return _mapping if issubclass(kind, dict) else _object
+    for bases, estimator in ((_SEQUENCES, _sequence), (_SETS, _set), (dict, _mapping)):
+        if issubclass(kind, bases):
+            return functools.partial(_subclassed, estimator)
+    return _object
 
 
 def _small(obj: Any, depth: int) -> int:
@@ -89,10 +90,13 @@ def _sequence(items: Any, depth: int) -> int:
     if not count or depth <= 0:
         return 16 + 2 * count
     sample = _SAMPLES[depth]
-    sizes = _sizes(islice(items, sample), depth)
-    if count > sample:
+    if count <= sample:
+        sizes = _sizes(items, depth)
+    else:
         # The head of a sequence is a poor sample (headers, sentinels): look along all of it.
-        sizes += _sizes((items[i] for i in range(0, count, -(-count // sample))), depth)
+        half = sample // 2
+        sizes = _sizes(islice(items, half), depth)
+        sizes += _sizes((items[i] for i in range(0, count, -(-count // half))), depth)
     return 16 + 2 * count + sum(sizes) * count // len(sizes)
 
 
@@ -100,7 +104,7 @@ def _set(items: Any, depth: int) -> int:
     count = len(items)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sizes = _sizes(islice(items, 2 * _SAMPLES[depth]), depth)
+    sizes = _sizes(islice(items, _SAMPLES[depth]), depth)
     return 16 + 2 * count + sum(sizes) * count // len(sizes)
 
 
@@ -108,7 +112,7 @@ def _mapping(mapping: dict[Any, Any], depth: int) -> int:
     count = len(mapping)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sample = list(islice(mapping.items(), 2 * _SAMPLES[depth]))
+    sample = list(islice(mapping.items(), _SAMPLES[depth]))
     total = sum(_sizes((part for item in sample for part in item), depth))
     return 16 + 2 * count + total * count // len(sample)
 
@@ -119,7 +123,7 @@ def _sizes(items: Any, depth: int) -> list[int]:
 
 def _array(array: Any, depth: int) -> int:
     """Return what an array says; an object array also holds what its elements point to."""
-    nbytes = array.nbytes
+    nbytes = getattr(array, "nbytes", None)
     if not isinstance(nbytes, int):
         return _object(array, depth)
     if _holds_objects(getattr(array, "dtype", None)):
@@ -131,7 +135,7 @@ def _elements(array: Any, depth: int) -> int:
     count = int(array.size)
     if not count or depth <= 0:
         return 0
-    sizes = _sizes(array.flat[:: -(-count // (2 * _SAMPLES[depth]))].tolist(), depth)
+    sizes = _sizes(array.flat[:: -(-count // _SAMPLES[depth])].tolist(), depth)
     return sum(sizes) * count // len(sizes)
 
 
@@ -153,15 +157,30 @@ def _holds_objects(dtype: Any) -> bool:
     return bool(getattr(dtype, "hasobject", False))
 
 
+def _subclassed(estimator: Estimator, obj: Any, depth: int) -> int:
+    return estimator(obj, depth) + _attributes(obj, depth)
+
+
 def _object(obj: Any, depth: int) -> int:
+    return max(sys.getsizeof(obj, 64), 64) + _attributes(obj, depth)
+
+
+def _attributes(obj: Any, depth: int) -> int:
     state = getattr(obj, "__dict__", None)
-    if isinstance(state, dict) and state and depth > 0:
-        return 64 + _mapping(state, depth)
-    return max(sys.getsizeof(obj, 64), 64)
+    size = _mapping(state, depth) if isinstance(state, dict) and state else 0
+    names = [name for name in _slots(type(obj)) if hasattr(obj, name)]
+    return size + (_sequence([getattr(obj, name) for name in names], depth) if names else 0)
+
+
+def _find_slots(kind: type) -> list[str]:
+    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for part in slots for name in ([part] if isinstance(part, str) else part)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 # Found out once for each class: an estimate is made for every argument of every call.
 _estimator: Callable[[type], Estimator] = functools.lru_cache(maxsize=1024)(_find_estimator)
+_slots: Callable[[type], list[str]] = functools.lru_cache(maxsize=1024)(_find_slots)
 
 _EXACT: dict[type, Estimator] = {
     type(None): _small,

@@ -75,8 +75,8 @@ def _is_plain_dataclass(kind: type) -> bool:
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
         and not hasattr(kind, "__copy__")
-        # Frozen dataclasses with slots have a __getstate__ that the decorator wrote.
-        and kind.__getstate__.__module__ in (object.__getstate__.__module__, "dataclasses")
+        # That of object has no module. Frozen dataclasses with slots get one from dataclasses.
+        and getattr(kind.__getstate__, "__module__", None) in (None, "dataclasses")
     )
 
 
