@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
@@ -15,7 +15,9 @@ from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
 from proxyflow.options import NAMES
-from proxyflow.store import Store
+
+if TYPE_CHECKING:
+    from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
 
@@ -37,6 +39,10 @@ class _Object:
 class References:
     """Counts who still needs each object of a store; evicts what nobody needs.
 
+    One for each open store of a process, :attr:`Store.references`, whoever submits through it. A
+    forked child has one of its own: what its parent counted is not the child's to evict, nor can
+    the child rely on it.
+
     Equal content is stored once and counted. What is equal is decided by the digest of the
     content at the moment it is passed on, so an array that is changed between two calls becomes
     two objects.
@@ -48,8 +54,9 @@ class References:
 
     Examples
     --------
+    >>> from proxyflow import Store
     >>> with Store("memory://") as store:
-    ...     references = References(store)
+    ...     references = store.references
     ...     first, second = references.acquire("text"), references.acquire("text")
     ...     len(references), len(list(store.scan()))
     ...     references.release([first, second])
@@ -59,6 +66,7 @@ class References:
     """
 
     def __init__(self, store: Store) -> None:
+        self.pid = os.getpid()
         self._store = store
         self._by_digest: dict[bytes, _Object] = {}
         self._by_key: dict[Key, _Object] = {}
@@ -152,6 +160,9 @@ class References:
 
     def release(self, keys: Iterable[Key]) -> None:
         """Give back one count of each key; evict what nobody needs any more."""
+        if os.getpid() != self.pid:
+            # A copy in a forked child, dropped by its garbage collector.
+            return
         gone = []
         with self._lock:
             for key in keys:

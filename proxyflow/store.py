@@ -36,6 +36,7 @@ from proxyflow.errors import (
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
+from proxyflow.lifetime import References
 from proxyflow.options import CACHE, NAMES, StoreOptions
 from proxyflow.periodic import poll
 from proxyflow.proxy import Proxy
@@ -129,6 +130,7 @@ class Store:
         self._pid = os.getpid()
         self._joined = False
         self._closed = False
+        self._references: dict[int, References] = {}
         self.recipe = recipes.make(connector, self._options())
         recipes.register(self.recipe, self)
 
@@ -389,7 +391,15 @@ class Store:
         """
         return scope(self)
 
-    # -- payloads: for integrations ------------------------------------------------------------
+    # -- for integrations ----------------------------------------------------------------------
+
+    @property
+    def references(self) -> References:
+        """Who still needs which object, as counted by this process."""
+        # By process, as a forked child has a copy of this store. Without a lock, as the child
+        # might have a copy of one that was held.
+        mine = self._references.get(os.getpid())
+        return self._references.setdefault(os.getpid(), References(self)) if mine is None else mine
 
     def encode(self, obj: Any) -> Payload:
         """Return an object as frames, not stored yet."""

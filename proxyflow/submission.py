@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -12,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, send
+from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
-from proxyflow.lifetime import References
 from proxyflow.nesting import contains_proxy
 from proxyflow.policy import Policy
 from proxyflow.proxy import extract
@@ -63,7 +63,8 @@ class Submitter:
         self.policy = policy
         self.resolve: Resolve = check_resolve(resolve)
         self.results = results
-        self.references = References(store)
+        self.references = store.references
+        self.pid = os.getpid()
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
@@ -87,9 +88,15 @@ class Submitter:
         self, submit: Submit, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Future[Any]:
         """Submit one call to an executor of this process: values are handed over as they are."""
-        if self.resolve != "lazy" and contains_proxy((args, kwargs)):
-            function = Call(function, self.resolve)
+        if contains_proxy((args, kwargs)):
+            function = self.restoring(function)
         return submit(function, *args, **kwargs)
+
+    def restoring(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that takes proxies where another one takes objects."""
+        if self.resolve == "lazy" or restores(function):
+            return function
+        return Call(function, self.resolve)
 
     def _submit(
         self,
@@ -101,11 +108,13 @@ class Submitter:
     ) -> tuple[Future[Any], bool]:
         """Submit one call; return its future and whether anything was stored for it."""
         sent = send(args, kwargs, self.policy, self.references, self.store)
-        restoring = resolve if sent.proxies else None
+        restoring = resolve if sent.proxies and not restores(function) else None
         key = None
         if self.results:
             key = self._new_result_key()
-            function = Call(function, restoring, self.store.recipe, key, self.policy.nbytes)
+            function = Call(
+                function, restoring, self.store.recipe, key, self.policy.nbytes, self.policy.types
+            )
         elif restoring is not None:
             function = Call(function, restoring)
         try:
@@ -140,7 +149,8 @@ class Submitter:
         if type(result) is StoredResult and result_key in (None, result.key):
             self.references.adopt(result.key, result.digest)
             future._eviction = weakref.finalize(future, self.references.release, [result.key])
-            self._stored.add(future)
+            with self._idle:
+                self._stored.add(future)
         elif result_key is not None and (error is not None or future.cancelled()):
             # A worker may have stored its result and died, or be about to store it.
             self.references.evict(result_key)
@@ -181,26 +191,19 @@ class Submitter:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
-        tasks: deque[tuple[Future[Any], bool]] = deque()
-        run = _Chunk(Call(function, self.resolve))
+        run = _Chunk(function if restores(function) else Call(function, self.resolve))
 
-        def fill() -> None:
-            while sum(stored for _, stored in tasks) < window:
-                chunk = list(islice(items, chunksize))
-                if not chunk:
-                    return
-                if chunksize == 1:
-                    task = self._submit(submit, function, self.resolve, chunk[0], {})
-                else:
-                    task = self._submit(submit, run, None, (chunk,), {})
-                tasks.append(task)
+        def submit_next() -> _Task | None:
+            chunk = list(islice(items, chunksize))
+            if not chunk:
+                return None
+            if chunksize == 1:
+                return _Task(*self._submit(submit, function, self.resolve, chunk[0], {}))
+            return _Task(*self._submit(submit, run, None, (chunk,), {}))
 
-        try:
-            fill()
-        except BaseException:
-            _cancel(tasks)
-            raise
-        return _results(tasks, fill, deadline, chunksize > 1)
+        tasks = _Window(submit_next, window)
+        tasks.fill()
+        return tasks.results(deadline, chunked=chunksize > 1)
 
     # -- cleaning up ---------------------------------------------------------------------------
 
@@ -216,8 +219,12 @@ class Submitter:
 
     def close(self) -> None:
         """Read the results that are still in the store, and leave nothing there."""
-        for future in list(self._stored):
-            future.fetch()
+        with self._idle:
+            stored = list(self._stored)
+        with contextlib.ExitStack() as fetches:
+            # One that fails keeps none of the others.
+            for future in stored:
+                fetches.callback(future.fetch)
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
@@ -228,7 +235,7 @@ class _Chunk:
 
     __slots__ = ("call",)
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -239,29 +246,65 @@ class _Chunk:
         return [self.call(*args) for args in extract(chunk)]
 
 
-def _results(
-    tasks: deque[tuple[Future[Any], bool]],
-    fill: Callable[[], None],
-    deadline: float | None,
-    chunked: bool,
-) -> Iterator[Any]:
-    try:
-        while tasks:
-            future = tasks[0][0]
-            result = future.result(None if deadline is None else deadline - monotonic())
-            tasks.popleft()
-            # Gone before the caller has the result: nothing of ours keeps the stored copy.
-            del future
-            fill()
-            if chunked:
-                yield from result
-            else:
-                yield result
-            del result
-    finally:
-        _cancel(tasks)
+class _Task(NamedTuple):
+    """A task of a map."""
+
+    future: Future[Any]
+    stored: bool
+    """Whether anything was stored for it."""
 
 
-def _cancel(tasks: Iterable[tuple[Future[Any], bool]]) -> None:
-    for future, _ in tasks:
-        future.cancel()
+class _Window:
+    """The tasks of a map that are in flight, or done and not yet taken by the caller.
+
+    Parameters
+    ----------
+    submit_next
+        Submits the next task; returns None when there are no more.
+    size
+        How many tasks that something was stored for there may be.
+    """
+
+    def __init__(self, submit_next: Callable[[], _Task | None], size: int) -> None:
+        self._submit_next = submit_next
+        self._size = size
+        self._tasks: deque[_Task] = deque()
+        self._stored = 0
+
+    def fill(self) -> None:
+        """Submit tasks until the window is full; cancel all if that fails."""
+        try:
+            while self._stored < self._size:
+                task = self._submit_next()
+                if task is None:
+                    return
+                self._tasks.append(task)
+                self._stored += task.stored
+        except BaseException:
+            self._cancel()
+            raise
+
+    def results(self, deadline: float | None, *, chunked: bool) -> Iterator[Any]:
+        """Yield the results in order, submitting more as they are taken."""
+        try:
+            while self._tasks:
+                if chunked:
+                    yield from self._next_result(deadline)
+                else:
+                    yield self._next_result(deadline)
+        finally:
+            self._cancel()
+
+    def _next_result(self, deadline: float | None) -> Any:
+        # The task goes with this frame: when the caller has the result, nothing of ours keeps the
+        # stored copy.
+        task = self._tasks[0]
+        result = task.future.result(None if deadline is None else deadline - monotonic())
+        self._tasks.popleft()
+        self._stored -= task.stored
+        self.fill()
+        return result
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.future.cancel()

@@ -48,9 +48,7 @@ class TestFileConnectorWithoutUnnamedFiles(ConnectorConformance):
     connector_type = FileConnector
 
     @pytest.fixture
-    def connector(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[FileConnector]:
+    def connector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileConnector]:
         # What is left of the flag is an attempt to write to a directory, which the kernel refuses
         # just as it does where it does not know the flag.
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
