@@ -34,6 +34,7 @@ from proxyflow.connectors.owner import (
 )
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
+from proxyflow.storage.fileio import Descriptor
 
 __all__ = [
     "NEW",
@@ -65,8 +66,9 @@ def new_name(length: int) -> str:
 class SessionDirectory:
     """One session's directory, owned or joined.
 
-    Use :meth:`create` or :meth:`join`; `fd` is an open descriptor of the directory, so that names
-    in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
+    Use :meth:`create` or :meth:`join`; :meth:`opened` gives a descriptor of the directory, so that
+    names in it are looked up without walking the path again, and cannot be led elsewhere by a
+    symlink.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class SessionDirectory:
     ) -> None:
         self.root = root
         self.name = name
-        self.fd = fd
+        self._descriptor: Descriptor | None = Descriptor(fd)
         self._lock = lock
         self._made_root = made_root
         self._pid = os.getpid()
@@ -178,6 +180,24 @@ class SessionDirectory:
         return self._lock is not None and self._pid == os.getpid()
 
     @property
+    def closed(self) -> bool:
+        """Whether the directory has been let go of."""
+        return self._descriptor is None
+
+    def opened(self) -> Descriptor:
+        """Return the directory's descriptor, to be held for as long as its number is used.
+
+        Raises
+        ------
+        StoreClosedError
+            If the directory has been let go of.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise StoreClosedError("the store has been closed", store=self.root)
+        return descriptor
+
+    @property
     def path(self) -> str:
         """Path of the directory."""
         return os.path.join(self.root, self.name)
@@ -196,13 +216,13 @@ class SessionDirectory:
         StoreUnreachableError
             If it cannot be removed.
         """
-        if self.fd < 0:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
             return
-        fd, self.fd = self.fd, -1
         _owned.discard(self)
         try:
             if self.owner and remove:
-                remove_session(self.root, self.name, fd)
+                remove_session(self.root, self.name, descriptor.fd)
                 if self._made_root:
                     remove_if_empty(self.root)
             elif self.owner and self._lock is not None:
@@ -210,13 +230,10 @@ class SessionDirectory:
         except OSError as error:
             raise unreachable(f"end session {self.name}", self.root, error) from error
         finally:
-            os.close(fd)
             self._release_lock()
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self._release_lock()
+        self._release_lock()
 
     def _release_lock(self) -> None:
         # In a forked child the number may be another file's by now.

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Sequence
 
 __all__ = [
+    "Descriptor",
     "Mappings",
     "discard",
     "mappings",
@@ -26,6 +27,22 @@ __all__ = [
 _IOV_MAX = 1024
 _ONE_CALL = 0x7FFFF000
 """The most bytes Linux moves in one read or write (see write(2))."""
+
+
+class Descriptor:
+    """A file descriptor that is closed when nobody uses it any more.
+
+    Closing one while another thread works with its number would let that thread loose on whatever
+    file gets the number next; so a user holds on to this object, not to the number alone.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def open_unnamed(directory: int) -> int:
