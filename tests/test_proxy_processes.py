@@ -177,7 +177,7 @@ class TestImports:
         program = """
             import sys, proxyflow
             heavy = {"asyncio", "numpy", "pandas", "dask", "distributed", "multiprocessing"}
-            heavy |= {"ctypes", "cloudpickle", "lz4", "redis", "lmdb", "fsspec", "importlib.metadata"}
+            heavy |= {"ctypes", "cloudpickle", "lz4", "redis", "lmdb", "importlib.metadata"}
             print(sorted(heavy & set(sys.modules)))
         """
         assert run(program) == "[]"
