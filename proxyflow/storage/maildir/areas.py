@@ -226,25 +226,25 @@ class FileAreas:
     ) -> str | os.PathLike[str]:
         """Return the name of a file given by its path in just this section, as `list` does."""
         directory = section_path(self._path, section)
-        text = os.fspath(filename)
-        if isinstance(text, str) and os.path.dirname(text) == directory:
-            return os.path.basename(text)
+        if isinstance(filename, str) and os.path.dirname(filename) == directory:
+            return os.path.basename(filename)
         return filename
 
     def _publish(
         self, name: str, destination: str, write: Callable[[int], None], durable: bool
     ) -> None:
         """Write a file in ``tmp`` and move it to its destination when it is complete."""
-        section_path(self._path, destination)
         # The stamp tells `recover` whose file it is, should this process die before the rename.
         partial = stamped(unique_name())
         sections = self._open()
+        target = sections.fd(destination)
         try:
             try:
                 fd = files.create(partial, sections.tmp)
             except FileNotFoundError:
                 # The directory is gone; there may be another one under the path.
                 sections = self._current()
+                target = sections.fd(destination)
                 fd = files.create(partial, sections.tmp)
             try:
                 write(fd)
@@ -253,7 +253,6 @@ class FileAreas:
             finally:
                 # Network file systems report a full disk only now.
                 os.close(fd)
-            target = sections.fd(destination)
             os.rename(partial, name, src_dir_fd=sections.tmp, dst_dir_fd=target)
             if durable:
                 os.fsync(target)

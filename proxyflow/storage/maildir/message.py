@@ -11,9 +11,9 @@ from types import TracebackType
 from proxyflow.storage.maildir import files
 from proxyflow.storage.maildir.errors import (
     ClaimLostError,
-    FileMissingError,
+    MaildirError,
     NameTakenError,
-    io_errors,
+    io_error,
 )
 from proxyflow.storage.maildir.sections import Sections, section_path
 
@@ -148,9 +148,8 @@ class Message:
     @contextlib.contextmanager
     def _claim_is_ours(self, action: str) -> Iterator[None]:
         try:
-            with io_errors(action, store=self._sections.path, name=self.name):
-                yield
-        except FileMissingError as error:
+            yield
+        except FileNotFoundError as error:
             self._settle()
             raise ClaimLostError(
                 f"cannot {action} a message that is not claimed any more",
@@ -158,6 +157,10 @@ class Message:
                 name=self.name,
                 remedy="it was acknowledged or released here, or recovered after its lease",
             ) from error
+        except MaildirError:
+            raise
+        except OSError as error:
+            raise io_error(error, action, store=self._sections.path, name=self.name) from error
 
     def __enter__(self) -> Message:
         return self

@@ -27,10 +27,18 @@ _NFS_REMOVED = ".nfs"
 def section_path(path: str, section: str) -> str:
     """Return the directory of the section; UnknownSectionError if there is no such section."""
     if section not in SECTIONS:
-        raise UnknownSectionError(
-            f"there is no section {section!r}", store=path, remedy="use tmp, new or cur"
-        )
+        raise _unknown(section, path)
     return os.path.join(path, section)
+
+
+def _unknown(section: str, path: str) -> UnknownSectionError:
+    return UnknownSectionError(
+        f"there is no section {section!r}", store=path, remedy="use tmp, new or cur"
+    )
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 class Sections:
@@ -45,9 +53,11 @@ class Sections:
     def __init__(self, path: str) -> None:
         self.path = path
         self._fds: dict[str, int] = {}
+        self._identities: dict[str, tuple[int, int]] = {}
         for section in SECTIONS:
+            directory = section_path(path, section)
             try:
-                self._fds[section] = os.open(section_path(path, section), _DIRECTORY)
+                self._fds[section] = os.open(directory, _DIRECTORY)
             except FileNotFoundError as error:
                 raise StoreNotPreparedError(
                     f"there is no directory {section!r}",
@@ -57,25 +67,26 @@ class Sections:
                 ) from error
             except OSError as error:
                 raise io_error(error, f"open directory {section!r}", store=path) from error
+            self._identities[directory] = _identity(os.fstat(self._fds[section]))
         self.tmp = self._fds["tmp"]
         self.new = self._fds["new"]
         self.cur = self._fds["cur"]
 
     def fd(self, section: str) -> int:
         """Return the descriptor; UnknownSectionError if there is no such section."""
-        section_path(self.path, section)
+        if section not in self._fds:
+            raise _unknown(section, self.path)
         return self._fds[section]
 
     def are_current(self) -> bool:
         """Whether these are the directories found under the path now."""
-        for section, fd in self._fds.items():
-            try:
-                found = os.stat(section_path(self.path, section), follow_symlinks=False)
-            except OSError:
-                return False
-            if not os.path.samestat(found, os.fstat(fd)):
-                return False
-        return True
+        try:
+            return all(
+                _identity(os.stat(directory, follow_symlinks=False)) == identity
+                for directory, identity in self._identities.items()
+            )
+        except OSError:
+            return False
 
     def files(self, section: str) -> Generator[str, None, None]:
         """Iterate over the names of regular files, in no order."""
