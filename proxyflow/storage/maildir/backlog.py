@@ -46,6 +46,10 @@ class Backlog:
                 # Another thread took the rest meanwhile.
                 continue
 
+    def forget(self) -> None:
+        """List anew for the next message: older ones are waiting again."""
+        self._listing = _Listing([], 0.0)
+
     def _list(self, list_names: Callable[[], Iterable[str]]) -> list[str]:
         began = time.monotonic()
         names = sorted(list_names(), reverse=True)

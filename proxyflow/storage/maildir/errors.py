@@ -13,7 +13,7 @@ One tree, so that ``except MaildirError`` catches all of it::
         ├── StoreAccessError       (PermissionError)    not this user's to read or write
         ├── StoreNotPreparedError  (FileNotFoundError)  no such store; ``prepare()`` makes it
         ├── FileMissingError       (FileNotFoundError)  no such file in the section
-        └── NameTakenError         (FileExistsError)    another message waits under the name
+        └── NameTakenError         (FileExistsError)    another file has the name
 
 Each is the builtin exception a reader would expect as well, so existing handlers keep working.
 """
@@ -155,7 +155,7 @@ class FileMissingError(StoreIOError, FileNotFoundError):
 
 
 class NameTakenError(StoreIOError, FileExistsError):
-    """Another message of the same name is waiting, and would be lost."""
+    """Another file has this name, and would be lost."""
 
 
 _BY_ERRNO: dict[int, tuple[type[StoreIOError], str | None]] = {
@@ -165,6 +165,7 @@ _BY_ERRNO: dict[int, tuple[type[StoreIOError], str | None]] = {
     errno.EACCES: (StoreAccessError, "check the owner and mode of the store"),
     errno.EPERM: (StoreAccessError, "check the owner and mode of the store"),
     errno.ENOENT: (FileMissingError, None),
+    errno.EEXIST: (NameTakenError, None),
     errno.ELOOP: (StoreIOError, "symbolic links are not followed"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from proxyflow.storage.maildir import files
@@ -32,6 +32,8 @@ def give_back(sections: Sections, claim: str, name: str) -> None:
     except FileNotFoundError:
         os.rename(claim, name, src_dir_fd=sections.cur, dst_dir_fd=sections.new)
         return
+    # Unless it is this message itself: recovered, so that the claim is over.
+    os.stat(claim, dir_fd=sections.cur, follow_symlinks=False)
     raise NameTakenError(
         "another message of this name is waiting",
         store=sections.path,
@@ -66,15 +68,16 @@ class Message:
     {'tmp': 0, 'new': 0, 'cur': 0}
     """
 
-    __slots__ = ("_claim", "_held", "_sections", "_settled", "name")
+    __slots__ = ("_claim", "_let_go", "_sections", "_settled", "name")
 
-    def __init__(self, sections: Sections, name: str, claim: str, held: dict[str, Message]) -> None:
+    def __init__(
+        self, sections: Sections, name: str, claim: str, let_go: Callable[[Message, bool], None]
+    ) -> None:
         self._sections = sections
         self._claim = claim
-        self._held = held
+        self._let_go = let_go
         self._settled = False
         self.name = name
-        held[name] = self
 
     @property
     def path(self) -> str:
@@ -123,7 +126,7 @@ class Message:
         """
         with self._claim_is_ours("acknowledge"):
             os.unlink(self._claim, dir_fd=self._sections.cur)
-        self._settle()
+        self._settle(waiting_again=False)
 
     def release(self) -> None:
         """Put the message back among the waiting ones, to its old place in their order.
@@ -137,20 +140,18 @@ class Message:
         """
         with self._claim_is_ours("release"):
             give_back(self._sections, self._claim, self.name)
-        self._settle()
+        self._settle(waiting_again=True)
 
-    def _settle(self) -> None:
+    def _settle(self, waiting_again: bool) -> None:
         self._settled = True
-        # A later claim of the same message may have taken the place.
-        if self._held.get(self.name) is self:
-            self._held.pop(self.name, None)
+        self._let_go(self, waiting_again)
 
     @contextlib.contextmanager
     def _claim_is_ours(self, action: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
-            self._settle()
+            self._settle(waiting_again=True)
             raise ClaimLostError(
                 f"cannot {action} a message that is not claimed any more",
                 store=self._sections.path,

@@ -129,7 +129,7 @@ class FileStore(FileAreas):
         Messages come in the order of their names, oldest first, of all that were waiting when
         this object last listed the directory. It does so again after twenty times as long as
         listing took: at once for short queues, and after about a second if 100,000 wait. Only
-        messages released or recovered within that time, being older, are taken out of turn.
+        messages that others release or recover within that time are taken out of turn.
 
         Raises
         ------
@@ -159,7 +159,8 @@ class FileStore(FileAreas):
                 continue
             except OSError as error:
                 raise io_error(error, "claim", store=self._path, name=name) from error
-            return Message(sections, name, claim, self._held)
+            message = self._held[name] = Message(sections, name, claim, self._let_go)
+            return message
         if too_long:
             # Put there by hand; no reason to keep the others waiting, but not to be hidden either.
             raise InvalidNameError(
@@ -193,6 +194,14 @@ class FileStore(FileAreas):
         """
         self._in_hand(name).release()
 
+    def _let_go(self, message: Message, waiting_again: bool) -> None:
+        """Forget a message whose claim is over."""
+        if waiting_again:
+            self._backlog.forget()
+        # A later claim of the same message may have taken its place.
+        if self._held.get(message.name) is message:
+            self._held.pop(message.name, None)
+
     def _in_hand(self, name: str) -> Message:
         self._open()
         message = self._held.get(name)
@@ -223,7 +232,9 @@ class FileStore(FileAreas):
             How many messages this call returned; of several processes that recover at once, each
             message is counted by one.
         """
-        return recover(self._current(), lease)
+        returned = recover(self._current(), lease)
+        self._backlog.forget()
+        return returned
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until a message is waiting.
