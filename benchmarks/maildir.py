@@ -135,9 +135,8 @@ def compare(size: int, options: argparse.Namespace) -> None:
     for peer, median in medians.items():
         spread = f"{min(rates[peer]):.0f}-{max(rates[peer]):.0f}"
         ratio = ours[bool(peer.synced)] / median
-        print(
-            f"  {peer.name:34} {peer.synced or 'nothing':16} {median:8.0f} {spread:>13} {ratio:6.1f}"
-        )
+        columns = f"{peer.synced or 'nothing':16} {median:8.0f} {spread:>13} {ratio:6.1f}"
+        print(f"  {peer.name:34} {columns}")
 
 
 def main() -> None:

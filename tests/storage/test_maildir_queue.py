@@ -488,6 +488,39 @@ def test_waiting_ends_when_a_message_comes(store: FileStore) -> None:
     assert claim(store).read() == b"late"
 
 
+def test_a_second_wait_is_as_good_as_the_first(store: FileStore) -> None:
+    """What the first one left behind neither ends the second nor keeps it from seeing."""
+    for _ in range(3):
+        store.put(b"")
+        assert store.wait(60)
+        claim(store).ack()
+        assert store.wait(0.01) is False
+        timer = threading.Timer(0.02, FileStore(store.path).put, [b""])
+        timer.start()
+        assert store.wait(60)
+        timer.join()
+        claim(store).ack()
+
+
+def test_waiting_leaves_nothing_open(store: FileStore) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    handle = FileStore(store.path)
+    threads = [threading.Thread(target=handle.wait, args=(60,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    store.put(b"")
+    for thread in threads:
+        thread.join()
+    claim(handle).ack()
+    handle.wait(0.01)
+    handle.close()
+    with FileStore(store.path) as forgotten:
+        forgotten.wait(0.01)
+    del forgotten
+    FileStore(store.path).wait(0.01)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_waiting_ends_with_the_store(store: FileStore) -> None:
     def remove() -> None:
         for section in ("tmp", "new", "cur"):

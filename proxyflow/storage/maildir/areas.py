@@ -96,10 +96,7 @@ class FileAreas:
         self._open()
 
     def close(self) -> None:
-        """Let go of the directories; closing twice is no error.
-
-        Claims outlive it: messages in hand can still be read, acknowledged and released.
-        """
+        """Let go of the directories; closing twice is no error."""
         self._closed = True
         self._sections = None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import socket
 import time
 from typing import NamedTuple
 
@@ -107,7 +106,7 @@ def _suffix(pid: int) -> str:
 def _this_process(pid: int) -> Stamp:
     import hashlib
 
-    host = socket.gethostname()
+    host = os.uname().nodename
     machine = hashlib.blake2b(f"{host}\n{_line('/etc/machine-id')}".encode(), digest_size=4)
     try:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)

@@ -78,6 +78,7 @@ class FileStore(FileAreas):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
+        self._idle_watches: list[DirectoryWatch] = []
         super().__init__(path, durable=durable)
         self._backlog = Backlog()
         self._held: dict[str, Message] = {}
@@ -260,12 +261,48 @@ class FileStore(FileAreas):
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._is_waiting():
             return True
-        with DirectoryWatch(section_path(self._path, "new")) as watch:
+        if timeout is not None and timeout <= 0:
+            return False
+        with self._watching() as watch:
             while not self._is_waiting():
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if not watch.wait(remaining):
                     return False
         return True
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[DirectoryWatch]:
+        # Kept for the next wait: the kernel may take 10 ms to end a watch, while a message waits.
+        try:
+            watch = self._idle_watches.pop()
+        except IndexError:
+            watch = DirectoryWatch(section_path(self._path, "new"))
+        try:
+            yield watch
+        finally:
+            # One is enough, unless several threads wait through this object all the time.
+            if self._closed or self._idle_watches:
+                watch.close()
+            else:
+                self._idle_watches.append(watch)
+
+    def close(self) -> None:
+        """Let go of the directories; closing twice is no error.
+
+        Claims outlive it: messages in hand can still be read, acknowledged and released.
+        """
+        super().close()
+        self._close_watches()
+
+    def _close_watches(self) -> None:
+        # One by one: another thread may be taking one to wait with.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle_watches.pop().close()
+
+    def __del__(self) -> None:
+        # Code written for gocept.filestore knows of no close().
+        self._close_watches()
 
     # -- looking ---------------------------------------------------------------------------------
 
