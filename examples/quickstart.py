@@ -146,7 +146,9 @@ def count_left(store: Store) -> int:
 
 def table(runs: list[Run], tasks: int) -> str:
     """Return the runs as a table."""
-    lines = [f"{'':>14} {'wall s':>8} {'tasks/s':>8} {'MB through the pipe':>20} {'objects left':>13}"]
+    lines = [
+        f"{'':>14} {'wall s':>8} {'tasks/s':>8} {'MB through the pipe':>20} {'objects left':>13}"
+    ]
     for run in runs:
         left = "-" if run.left is None else str(run.left)
         rate = tasks / run.seconds

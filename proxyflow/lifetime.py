@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError, UnsupportedError
+from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
 from proxyflow.options import NAMES
-from proxyflow.store import Store
+
+if TYPE_CHECKING:
+    from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
+
+_log = logging.getLogger("proxyflow")
 
 
 class _Object:
@@ -33,6 +39,10 @@ class _Object:
 class References:
     """Counts who still needs each object of a store; evicts what nobody needs.
 
+    One for each open store of a process, :attr:`Store.references`, whoever submits through it. A
+    forked child has one of its own: what its parent counted is not the child's to evict, nor can
+    the child rely on it.
+
     Equal content is stored once and counted. What is equal is decided by the digest of the
     content at the moment it is passed on, so an array that is changed between two calls becomes
     two objects.
@@ -44,8 +54,9 @@ class References:
 
     Examples
     --------
+    >>> from proxyflow import Store
     >>> with Store("memory://") as store:
-    ...     references = References(store)
+    ...     references = store.references
     ...     first, second = references.acquire("text"), references.acquire("text")
     ...     len(references), len(list(store.scan()))
     ...     references.release([first, second])
@@ -55,9 +66,13 @@ class References:
     """
 
     def __init__(self, store: Store) -> None:
+        self.pid = os.getpid()
         self._store = store
         self._by_digest: dict[bytes, _Object] = {}
         self._by_key: dict[Key, _Object] = {}
+        self._tickets = count(1)
+        self._asking: set[int] = set()
+        self._undecided: dict[Key, int] = {}
         # Re-entrant: a release may be run by the garbage collector in the midst of another one.
         self._lock = threading.RLock()
 
@@ -72,15 +87,44 @@ class References:
         StoreFullError
             If there is no room.
         """
-        payload = self._store.encode(obj)
-        while True:
+        ticket = self._ask()
+        try:
+            payload = self._store.encode(obj)
             entry, mine = self._claim(payload.digest)
-            if mine:
-                return self._write(entry, payload)
+        finally:
+            self._answered(ticket)
+        while not mine:
             # Another thread is storing the same content right now.
             entry.ready.wait()
             if entry.key is not None:
                 return entry.key
+            entry, mine = self._claim(payload.digest)
+        return self._write(entry, payload)
+
+    def _ask(self) -> int:
+        """Announce that somebody is finding out whether he needs an object there is.
+
+        The digest of a large array takes milliseconds; a task that got the same array before may
+        end in them. Its object, which nobody needs just then, is kept until the answer.
+        """
+        with self._lock:
+            ticket = next(self._tickets)
+            self._asking.add(ticket)
+        return ticket
+
+    def _answered(self, ticket: int) -> None:
+        gone = []
+        with self._lock:
+            self._asking.discard(ticket)
+            oldest = min(self._asking, default=None)
+            for key, latest in list(self._undecided.items()):
+                if oldest is None or oldest > latest:
+                    del self._undecided[key]
+                    if self._by_key[key].count == 0:
+                        self._drop(key)
+                        gone.append(key)
+        for key in gone:
+            self.evict(key)
 
     def _claim(self, digest: bytes) -> tuple[_Object, bool]:
         with self._lock:
@@ -116,6 +160,9 @@ class References:
 
     def release(self, keys: Iterable[Key]) -> None:
         """Give back one count of each key; evict what nobody needs any more."""
+        if os.getpid() != self.pid:
+            # A copy in a forked child, dropped by its garbage collector.
+            return
         gone = []
         with self._lock:
             for key in keys:
@@ -123,21 +170,35 @@ class References:
                 if entry is None:
                     continue
                 entry.count -= 1
-                if entry.count == 0:
-                    del self._by_key[key]
-                    if self._by_digest.get(entry.digest) is entry:
-                        del self._by_digest[entry.digest]
+                if entry.count > 0:
+                    continue
+                if self._asking:
+                    self._undecided[key] = max(self._asking)
+                else:
+                    self._drop(key)
                     gone.append(key)
         for key in gone:
             self.evict(key)
 
+    def _drop(self, key: Key) -> None:
+        entry = self._by_key.pop(key)
+        if self._by_digest.get(entry.digest) is entry:
+            del self._by_digest[entry.digest]
+
     def evict(self, key: Key) -> None:
-        """Remove an object, counted or not."""
+        """Remove an object, counted or not.
+
+        Runs where a failure has nobody to go to (an executor's own thread, the garbage collector)
+        and must not keep a task's outcome from being announced: it is logged, and the object goes
+        with its session.
+        """
         try:
             self._store.evict(key)
         except StoreClosedError:
             # The session has ended, and its objects with it.
             return
+        except (StoreError, OSError) as error:
+            _log.warning("could not evict %r from %s: %s", key, self._store.name, error)
 
 
 def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from proxyflow.config import default_threshold
 from proxyflow.errors import ConfigError
+from proxyflow.estimate import estimate_size
 from proxyflow.proxy import Proxy
-from proxyflow.sizes import estimate_size, format_size, parse_size
+from proxyflow.sizes import format_size, parse_size
 
 __all__ = ["Policy"]
 

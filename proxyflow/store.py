@@ -36,13 +36,13 @@ from proxyflow.errors import (
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
+from proxyflow.lifetime import References
 from proxyflow.options import CACHE, NAMES, StoreOptions
-from proxyflow.payload import Payload
 from proxyflow.periodic import poll
 from proxyflow.proxy import Proxy
 from proxyflow.reader import CachingReader
 from proxyflow.scope import note, scope
-from proxyflow.serialize import deserialize, serialize
+from proxyflow.serialize import Payload, deserialize, serialize
 from proxyflow.stats import StoreStats
 
 __all__ = ["Store"]
@@ -120,7 +120,9 @@ class Store:
         self.connector: Connector = connector
         self.stats = StoreStats()
         self._views = isinstance(connector, ViewReader)
+        # Asked once: a runtime check of a protocol takes longer than a small put.
         self._frames = isinstance(connector, FrameWriter)
+        self.deferrable = isinstance(connector, DeferrableConnector)
         self._compress = not self._views if options.compress is None else options.compress
         self._verify = options.verify
         self._secret = options.secret
@@ -128,6 +130,7 @@ class Store:
         self._pid = os.getpid()
         self._joined = False
         self._closed = False
+        self._references: dict[int, References] = {}
         self.recipe = recipes.make(connector, self._options())
         recipes.register(self.recipe, self)
 
@@ -388,7 +391,15 @@ class Store:
         """
         return scope(self)
 
-    # -- payloads: for integrations ------------------------------------------------------------
+    # -- for integrations ----------------------------------------------------------------------
+
+    @property
+    def references(self) -> References:
+        """Who still needs which object, as counted by this process."""
+        # By process, as a forked child has a copy of this store. Without a lock, as the child
+        # might have a copy of one that was held.
+        mine = self._references.get(os.getpid())
+        return self._references.setdefault(os.getpid(), References(self)) if mine is None else mine
 
     def encode(self, obj: Any) -> Payload:
         """Return an object as frames, not stored yet."""
@@ -398,17 +409,17 @@ class Store:
         """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
         self._check_open()
         started = perf_counter()
-        connector = self.connector
-        if key is not None:
-            if isinstance(connector, FrameWriter):
-                connector.set_frames(key, payload.frames)
-            else:
-                assert isinstance(connector, DeferrableConnector)
-                connector.set(key, b"".join(payload.frames))
-        elif isinstance(connector, FrameWriter):
-            key = connector.put_frames(payload.frames)
+        connector: Any = self.connector
+        if key is None:
+            key = (
+                connector.put_frames(payload.frames)
+                if self._frames
+                else connector.put(b"".join(payload.frames))
+            )
+        elif self._frames:
+            connector.set_frames(key, payload.frames)
         else:
-            key = connector.put(b"".join(payload.frames))
+            connector.set(key, b"".join(payload.frames))
         self.stats.record("put", started, payload.nbytes)
         note(self, [key])
         return key
@@ -422,11 +433,12 @@ class Store:
             If the connector cannot make keys before their objects.
         """
         self._check_open()
-        if not isinstance(self.connector, DeferrableConnector):
+        if not self.deferrable:
             raise UnsupportedError(
                 "this connector cannot make keys before their objects", store=self.name
             )
-        return self.connector.new_key()
+        connector: Any = self.connector
+        return connector.new_key()
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over."""
@@ -437,9 +449,11 @@ class Store:
 
     def _read(self, key: Key) -> Buffer | None:
         self._check_open()
-        if isinstance(self.connector, ViewReader):
+        if self._views:
             # Opened in microseconds, and its pages are the store's: nothing to cache.
-            return self.connector.get_view(key)
+            connector: Any = self.connector
+            view: memoryview | None = connector.get_view(key)
+            return view
         payload = self._reader.get(key)
         # A copy of its own for each reader, in memory it may write to.
         return None if payload is None else memoryview(bytearray(payload))

@@ -101,6 +101,7 @@ class ProxyExecutor(Executor):
         generator of any length fills neither the store nor the memory.
         """
         if self._shared:
+            fn = self._submitter.restoring(fn)
             return self._executor.map(fn, *iterables, timeout=timeout, chunksize=chunksize)
         return self._submitter.map(
             self._executor.submit,
@@ -130,8 +131,7 @@ class ProxyExecutor(Executor):
         elif "cancel_futures" in parameters:
             self._executor.shutdown(wait=wait, cancel_futures=True)
         else:
-            for future in self._submitter.pending():
-                future.cancel()
+            self._submitter.cancel()
             self._executor.shutdown(wait=wait)
 
     def _finish(self) -> None:

@@ -7,6 +7,8 @@ is refused before it gets near the file system.
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -21,15 +23,17 @@ from proxyflow.errors import (
 __all__ = [
     "OBJECT_NAME",
     "FileKey",
+    "KeyMaker",
     "closed",
     "ended",
     "failure",
-    "make_key",
     "not_an_object",
     "split_key",
 ]
 
-OBJECT_NAME = re.compile(r"[a-z2-7]{14}")
+# A random number of the process that makes it, and a counter: a random number for each name would
+# take longer than the rest of a small submit.
+OBJECT_NAME = re.compile(r"[a-z2-7]{8}[0-9a-f]{8}")
 
 # Neither part can hold a separator, a leading dot or a NUL, so no key that matches can name
 # anything but an object.
@@ -51,9 +55,36 @@ class FileKey(NamedTuple):
     filename: str
 
 
-def make_key(session: str) -> FileKey:
-    """Return a new key of a session."""
-    return FileKey(f"{session}.{new_name(14)}")
+class KeyMaker:
+    """Makes keys of one session, each only once, whatever the processes and threads.
+
+    Parameters
+    ----------
+    session
+        The session.
+
+    Examples
+    --------
+    >>> make = KeyMaker("k3v5qa2mbx")
+    >>> make() != make()
+    True
+    """
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._prefix = f"{self._session}.{new_name(8)}"
+        self._count = itertools.count()
+
+    def __call__(self) -> FileKey:
+        """Return a new key."""
+        if self._pid != os.getpid():
+            # A forked child would count on from where its parent is.
+            self._start()
+        return FileKey(f"{self._prefix}{next(self._count):08x}")
 
 
 def split_key(key: Any, store: str) -> tuple[str, str]:
@@ -66,8 +97,8 @@ def split_key(key: Any, store: str) -> tuple[str, str]:
 
     Examples
     --------
-    >>> split_key(FileKey("k3v5qa2mbx.abcdefghijklmn"), "/store")
-    ('k3v5qa2mbx', 'abcdefghijklmn')
+    >>> split_key(FileKey("k3v5qa2mbx.abcdefgh0000001f"), "/store")
+    ('k3v5qa2mbx', 'abcdefgh0000001f')
     >>> split_key(FileKey("../../etc/passwd"), "/store")
     Traceback (most recent call last):
         ...

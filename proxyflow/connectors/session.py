@@ -17,14 +17,13 @@ waste, before its first object goes.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
-from collections.abc import Callable
 
 from proxyflow.connectors.owner import (
     RECORD,
@@ -36,6 +35,7 @@ from proxyflow.connectors.owner import (
 from proxyflow.connectors.root import make_root, remove_root
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
+from proxyflow.storage.fileio import Descriptor
 
 __all__ = [
     "NEW",
@@ -56,26 +56,24 @@ OLD = ".old-"
 # How often an owner touches its record, for hosts that cannot see its lock (seconds).
 RENEWAL = 60.0
 
-_NAMES = "abcdefghijklmnopqrstuvwxyz234567"
-
 
 def new_name(length: int) -> str:
     """Return a random name in lower-case base 32, 5 bits a character."""
-    bits = int.from_bytes(secrets.token_bytes(length), "little")
-    return "".join(_NAMES[(bits >> 5 * i) & 31] for i in range(length))
+    return base64.b32encode(os.urandom(length))[:length].decode().lower()
 
 
 class SessionDirectory:
     """One session's directory, owned or joined.
 
-    Use :meth:`create` or :meth:`join`; `fd` is an open descriptor of the directory, so that names
-    in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
+    Use :meth:`create` or :meth:`join`; :meth:`opened` gives a descriptor of the directory, so that
+    names in it are looked up without walking the path again, and cannot be led elsewhere by a
+    symlink.
     """
 
     def __init__(self, root: str, name: str, fd: int, lock: int | None = None) -> None:
         self.root = root
         self.name = name
-        self.fd = fd
+        self._descriptor: Descriptor | None = Descriptor(fd)
         self._lock = lock
         self._pid = os.getpid()
 
@@ -176,6 +174,24 @@ class SessionDirectory:
         return self._lock is not None and self._pid == os.getpid()
 
     @property
+    def closed(self) -> bool:
+        """Whether the directory has been let go of."""
+        return self._descriptor is None
+
+    def opened(self) -> Descriptor:
+        """Return the directory's descriptor, to be held for as long as its number is used.
+
+        Raises
+        ------
+        StoreClosedError
+            If the directory has been let go of.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise StoreClosedError("the store has been closed", store=self.root)
+        return descriptor
+
+    @property
     def path(self) -> str:
         """Path of the directory."""
         return os.path.join(self.root, self.name)
@@ -194,26 +210,20 @@ class SessionDirectory:
         StoreUnreachableError
             If it cannot be removed.
         """
-        if self.fd < 0:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
             return
-        fd, self.fd = self.fd, -1
         _owned.discard(self)
         try:
             if self.owner and remove:
-                remove_session(self.root, self.name, fd)
+                remove_session(self.root, self.name, descriptor.fd)
                 remove_root(self.root)
             elif self.owner and self._lock is not None:
                 write_record(self._lock, new_record(keep=True))
         except OSError as error:
             raise unreachable(f"end session {self.name}", self.root, error) from error
         finally:
-            os.close(fd)
             self._release_lock()
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # Bound early: at the end of the interpreter the module's names may be gone before this.
-        if self.fd >= 0:
-            close(self.fd)
 
     def _release_lock(self) -> None:
         # In a forked child the number may be another file's by now.

@@ -2,7 +2,7 @@
 
 Both answer the same three questions (`Digester`): the digest of one frame, of the header, and the
 identity of the content. Frames longer than one chunk are digested as a tree of two levels, so that
-several threads share the work; `proxyflow.chunks.CHUNK` is therefore part of the format.
+several threads share the work; `proxyflow.serialize.chunks.CHUNK` is therefore part of the format.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 
 import xxhash
 
-from proxyflow.chunks import CHUNK, Piece, map_chunks, split
 from proxyflow.errors import ConfigError
+from proxyflow.serialize.chunks import CHUNK, Piece, map_chunks, split
 
 __all__ = ["IDENTITY_SIZE", "Checksum", "Digester", "Mac"]
 

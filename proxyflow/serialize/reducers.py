@@ -78,6 +78,7 @@ def register_serializer(
     Examples
     --------
     >>> from array import array
+    >>> from proxyflow.serialize import deserialize, serialize
     >>> register_serializer(
     ...     array, "array", lambda a: (a.typecode, [a]), lambda t, b: array(t, b[0].cast(t))
     ... )
@@ -116,8 +117,8 @@ def _full_name(cls: type) -> str:
 def dispatch_table() -> dict[type, Reducer]:
     """Return every reducer for a pickler to use, including those known to `copyreg`."""
     table: dict[type, Reducer] = {**copyreg.dispatch_table, memoryview: reduce_memoryview}  # type: ignore[dict-item]
-    if "numpy" in sys.modules:
-        from proxyflow.arrays import REDUCERS
+    if sys.modules.get("numpy") is not None:
+        from proxyflow.serialize.arrays import REDUCERS
 
         table.update(REDUCERS)
     for entry in tuple(_by_name.values()):
@@ -152,7 +153,7 @@ def reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
             return rebuild_memoryview, (PickleBuffer(copy), view.format, view.shape)
         return rebuild_memoryview, (PickleBuffer(view), view.format, view.shape)
     # Formats of several characters and views of no elements in several dimensions cannot be cast
-    # to. They are NumPy's specialities, which gives the same format back.
+    # to. NumPy, where they mostly come from, gives the same format back (ctypes' "<i" as "i").
     try:
         import numpy as np
     except ImportError as error:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxyflow import pickling
-from proxyflow.chunks import Piece
 from proxyflow.errors import CorruptObjectError
-from proxyflow.payload import Buffer, Payload, pack, unpack
-from proxyflow.reducers import register_serializer, unregister_serializer
+from proxyflow.serialize import pickling
+from proxyflow.serialize.chunks import Piece
+from proxyflow.serialize.payload import Buffer, Payload, pack, unpack
+from proxyflow.serialize.reducers import register_serializer, unregister_serializer
 
 __all__ = [
     "Payload",

@@ -7,15 +7,16 @@ unless it refers to something that another process cannot import.
 from __future__ import annotations
 
 import pickle
-import sys
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from pickle import PickleBuffer
-from types import FunctionType, SimpleNamespace
+from types import CellType, FunctionType, SimpleNamespace
 from typing import Any
 
-from proxyflow.chunks import Piece
 from proxyflow.errors import ProxyflowError, SerializationError
-from proxyflow.reducers import dispatch_table
+from proxyflow.serialize.chunks import Piece
+from proxyflow.serialize.mainmodule import modules_by_value
+from proxyflow.serialize.reducers import dispatch_table
 
 __all__ = ["IN_BAND", "dump", "load"]
 
@@ -102,7 +103,7 @@ def _plain_pickler(*args: Any, **options: Any) -> pickle.Pickler:
 
 
 def _by_value_pickler(*args: Any, **options: Any) -> pickle.Pickler:
-    from proxyflow.mainmodule import ByValuePickler
+    from proxyflow.serialize.byvalue import ByValuePickler
 
     return ByValuePickler(*args, **options)
 
@@ -117,10 +118,7 @@ def _names_unimportable(stream: Sequence[Piece]) -> bool:
     Looking for the names in the finished stream costs nothing beside a pickler that is asked
     about every object. A string that merely looks so costs time, nothing else.
     """
-    names = [b"__main__"]
-    cloudpickle = sys.modules.get("cloudpickle")
-    if cloudpickle is not None:
-        names += map(str.encode, cloudpickle.list_registry_pickle_by_value())
+    names = [name.encode() for name in modules_by_value()]
     return any(
         name in piece
         for piece in stream
@@ -179,12 +177,13 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """Yield the parts of an object, each with how one gets there."""
     cls = type(obj)
     if issubclass(cls, dict):
-        yield from ((f"[{key!r}]", value) for key, value in obj.items())
-    elif issubclass(cls, list | tuple | set | frozenset):
+        yield from ((f"[{reprlib.repr(key)}]", value) for key, value in dict.items(obj))
+    elif cls in (list, tuple, set, frozenset):
         yield from ((f"[{index}]", value) for index, value in enumerate(obj))
     elif cls is FunctionType:
         for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            yield f".{name}", cell.cell_contents
+            if cell != CellType():  # an empty one has no contents to look at
+                yield f".{name}", cell.cell_contents
     else:
         attributes = getattr(obj, "__dict__", None)
         if type(attributes) is dict:

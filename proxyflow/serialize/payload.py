@@ -11,8 +11,8 @@ its large *buffers*. All integers are little-endian::
 
 ``length`` is that of the whole payload. Where a frame lies follows from the lengths before it;
 offsets are not stored, so none can be forged. Digests are of the bytes as stored. They are 16-byte
-XXH3-128 checksums, or, with flag ``0x01``, 32-byte BLAKE2b MACs (`proxyflow.digest`). Codec 0 is
-none, 1 is lz4 (`proxyflow.codec`). A kind means something to the caller only.
+XXH3-128 checksums, or, with flag ``0x01``, 32-byte BLAKE2b MACs (`proxyflow.serialize.digest`).
+Codec 0 is none, 1 is lz4 (`proxyflow.serialize.codec`). A kind means something to the caller only.
 
 Every reader checks everything it is going to copy or to interpret before it does so; see `unpack`.
 """
@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from proxyflow import codec
-from proxyflow.chunks import Piece, total
-from proxyflow.digest import Checksum, Digester, Mac
 from proxyflow.errors import AuthenticationError, CorruptObjectError
+from proxyflow.serialize import codec
+from proxyflow.serialize.chunks import Piece, total
+from proxyflow.serialize.digest import Checksum, Digester, Mac
 
 if TYPE_CHECKING:
     import mmap
