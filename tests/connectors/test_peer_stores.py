@@ -142,7 +142,7 @@ print(len(open_stores()), [sum(proxy) for proxy in proxies], len(open_stores()))
 @pytest.fixture
 def peer_store(tmp_path: Path) -> Iterator[Any]:
     connector = FileConnector(str(tmp_path / "ours"))
-    with proxystore.store.Store(f"peer-{os.getpid()}", connector) as store:
+    with proxystore.store.Store(f"peer-{tmp_path}", connector) as store:
         yield store
     assert not (tmp_path / "ours").exists()
 
