@@ -10,7 +10,7 @@ import resource
 import secrets
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = [
     "Descriptor",
@@ -41,8 +41,9 @@ class Descriptor:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound early: at the end of the interpreter the module's names may be gone before this.
+        close(self.fd)
 
 
 def open_unnamed(directory: int) -> int:

@@ -142,8 +142,10 @@ print(len(open_stores()), [sum(proxy) for proxy in proxies], len(open_stores()))
 @pytest.fixture
 def peer_store(tmp_path: Path) -> Iterator[Any]:
     connector = FileConnector(str(tmp_path / "ours"))
-    with proxystore.store.Store(f"peer-{tmp_path}", connector) as store:
+    # Registered by its name in this process, so that it opens no second one to resolve a proxy.
+    with proxystore.store.Store(tmp_path.name, connector, register=True) as store:
         yield store
+    proxystore.store.unregister_store(store)
     assert not (tmp_path / "ours").exists()
 
 
