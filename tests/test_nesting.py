@@ -28,7 +28,7 @@ class Point(NamedTuple):
     y: Any = 0
 
 
-class Labelled(namedtuple("Labelled", "x y")):  # noqa: PYI024 - without __slots__ on purpose
+class Labelled(namedtuple("Labelled", "x y")):
     pass
 
 
