@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from proxyflow.config import default_url
+from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError, StoreError
+from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
+from proxyflow.options import NAMES
 
 if TYPE_CHECKING:
     from proxyflow.store import Store
@@ -215,6 +216,13 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
     list of str
         The names of the sessions that were removed: those whose owner is dead.
 
+    Raises
+    ------
+    StoreUnreachableError
+        If the store cannot be read, or a dead session not removed.
+    UnsupportedError
+        If its connector cannot tell what dead owners left behind.
+
     Examples
     --------
     >>> import proxyflow
@@ -223,11 +231,13 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
     ...     store.session in proxyflow.gc()
     False
     """
-    if url is None:
-        parsed = default_url()
-    elif isinstance(url, os.PathLike):
-        parsed = StoreURL("file", path=os.path.abspath(url))
-    else:
-        parsed = url if isinstance(url, StoreURL) else StoreURL.parse(url)
-    swept: list[str] = connector_class(parsed.scheme).sweep_url(parsed)
+    parsed = default_url(everywhere=True) if url is None else as_url(url)
+    connector = connector_class(parsed.scheme)
+    if not hasattr(connector, "sweep_url"):
+        raise UnsupportedError(
+            "this connector cannot tell what dead owners left behind", store=str(parsed)
+        )
+    swept: list[str] = connector.sweep_url(
+        parsed.replace(options={k: v for k, v in parsed.options.items() if k not in NAMES})
+    )
     return swept

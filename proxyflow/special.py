@@ -11,6 +11,7 @@ Every function uses the operator or builtin (``len(target)``), never the method 
 
 from __future__ import annotations
 
+import abc
 import math
 import operator
 import os
@@ -19,15 +20,64 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxyflow.traits import BIT, TEXT
+from proxyflow.traits import (
+    BIT,
+    MAPPING_FLAG,
+    MAPPING_PATTERN,
+    SEQUENCE_FLAG,
+    SEQUENCE_PATTERN,
+    TEXT,
+)
 
-__all__ = ["ALWAYS", "Forwarder", "method", "special_methods"]
+__all__ = [
+    "ALWAYS",
+    "ATTRIBUTES",
+    "Forwarder",
+    "TypeText",
+    "match_like",
+    "method",
+    "special_methods",
+]
 
 
 class Forwarder:
     """Marks the types whose objects forward to the target in their ``__proxy_target__``."""
 
     __slots__ = ()
+
+
+class TypeText(str):
+    """A string that is an attribute of the type, where its objects have that of their target."""
+
+    attribute: str
+
+    def __new__(cls, attribute: str, text: str) -> TypeText:
+        """Hold ``text`` as the attribute of that name."""
+        self = super().__new__(cls, text)
+        self.attribute = attribute
+        return self
+
+    def __get__(self, proxy: Any, owner: type | None = None) -> Any:
+        return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
+
+
+# `match` looks at flags of the type, and the only way for a class written in Python to get them is
+# to be registered with an ABC that has them. Sequence and Mapping have, but then the proxy of an
+# array, which matches `[a, b]` without being a Sequence, would be one.
+class _MatchesSequence(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = SEQUENCE_FLAG
+
+
+class _MatchesMapping(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = MAPPING_FLAG
+
+
+def match_like(proxy_type: type, mask: int) -> None:
+    """Give the type the flags for sequence or mapping patterns that the target's class has."""
+    if mask & SEQUENCE_PATTERN:
+        _MatchesSequence.register(proxy_type)
+    if mask & MAPPING_PATTERN:
+        _MatchesMapping.register(proxy_type)
 
 
 # Reading the slot of an unresolved proxy falls through to its `__getattr__`, which resolves it.
@@ -249,6 +299,33 @@ def unwrapped(value: Any) -> Any:
         return {key: unwrapped(item) for key, item in value.items()}
     return value
 
+
+def _signature(target: Any, name: str) -> Any:
+    """Answer ``inspect.signature``, which would otherwise find that of the proxy's ``__call__``."""
+    import inspect
+
+    return inspect.signature(target) if callable(target) else getattr(target, name)
+
+
+def _array_interface(target: Any, name: str) -> Any:
+    """Give NumPy the memory of an array only where that is all there is to it.
+
+    NumPy asks for ``__array_struct__`` and ``__array_interface__`` before ``__array__``, which
+    gives the array itself. But the former loses the unit of dates, and both lose what a dtype has
+    beyond its string: dates without their unit are wrong, and nobody is told.
+    """
+    dtype = getattr(target, "dtype", None)
+    if name == "__array_struct__" or getattr(dtype, "kind", "") not in tuple("biufcmMSU"):
+        raise AttributeError(f"a proxy of {type(target).__name__!r} has no attribute {name!r}")
+    return getattr(target, name)
+
+
+# Attributes that are looked up on objects, but where the target's own would mislead who asks.
+ATTRIBUTES: dict[str, Callable[[Any, str], Any]] = {
+    "__signature__": _signature,
+    "__array_struct__": _array_interface,
+    "__array_interface__": _array_interface,
+}
 
 _GLOBALS: dict[str, Any] = {
     "Forwarder": Forwarder,

@@ -118,7 +118,7 @@ def _examine(cls: type, sample: object) -> Traits:
         attributes=tuple(name for name in ARRAY_ATTRIBUTES if _is_cheap(cls, name, _C_ATTRIBUTES)),
         # A hash by identity is another one for the copy that the proxy resolves to.
         hashable=getattr(cls, "__hash__", None) not in (None, object.__hash__),
-        has_dict=hasattr(sample, "__dict__"),
+        has_dict=_is_cheap(cls, "__dict__", _C_ATTRIBUTES),
     )
 
 
@@ -194,9 +194,11 @@ def _computes_attributes(cls: type) -> bool:
     """Tell whether an object's attributes are more than those of its class and its ``__dict__``."""
     if issubclass(cls, (type, types.ModuleType, types.FunctionType)):
         return True
+    # pandas computes attributes from labels; that one is called `__x__` is not worth a transfer.
+    computes = _owner(cls, "__getattr__")
+    if computes is not None and _package(computes) != "pandas":
+        return True
     # object's own, or a C type's, is a wrapper; a function is somebody's override.
     getattribute = _owner(cls, "__getattribute__")
     assert getattribute is not None  # object has one
-    return hasattr(cls, "__getattr__") or not isinstance(
-        getattribute.__dict__["__getattribute__"], types.WrapperDescriptorType
-    )
+    return not isinstance(getattribute.__dict__["__getattribute__"], types.WrapperDescriptorType)

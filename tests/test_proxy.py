@@ -17,6 +17,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 import pytest
 
 from proxyflow.errors import ProxyflowError
@@ -86,7 +87,7 @@ class TestLaziness:
 
     def test_probing_for_protocols_of_libraries(self, px: ModuleType) -> None:
         """Dask asks everything for ``__dask_graph__``; that must not move the target."""
-        for target in ARRAY, [1], Point(1, 2):
+        for target in ARRAY, [1], Point(1, 2), pd.DataFrame({"a": [1]}), pd.Series([1]):
             p = px.Proxy(Refuse(), describe(target))
             with pytest.raises(AttributeError, match=f"'{type(target).__name__}' object has no"):
                 p.__dask_graph__  # noqa: B018
