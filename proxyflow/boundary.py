@@ -209,7 +209,8 @@ class Call:
 
     def _store(self, result: Any) -> Any:
         assert self.recipe is not None
-        if not Policy(self.threshold, self.types).allows(result):
+        # What an executor within this one has stored already is not stored again.
+        if type(result) is StoredResult or not Policy(0, self.types).allows(result):
             return result
         return store_result(result, self.recipe, self.key)
 
