@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from mmap import mmap
 from time import perf_counter
-from types import TracebackType
 from typing import Any, TypeVar
 
 from proxyflow import recipe as recipes
@@ -459,8 +459,10 @@ class Store:
         return None if payload is None else memoryview(bytearray(payload))
 
     def _decode(self, payload: Buffer, key: Key) -> Any:
+        # Reading all of a mapping would be slower by far than opening it; a copy has been read.
+        mapped = isinstance(payload, memoryview) and isinstance(payload.obj, mmap)
         try:
-            return deserialize(payload, verify=self._verify or not self._views, secret=self._secret)
+            return deserialize(payload, verify=self._verify or not mapped, secret=self._secret)
         except CorruptObjectError as error:
             error.store, error.key = self.name, key
             raise
@@ -494,12 +496,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -333,18 +333,23 @@ class ConnectorConformance:
 
     @_needs("scan")
     def test_a_scan_copes_with_what_comes_and_goes_meanwhile(self, connector: Any) -> None:
-        stays = connector.put(b"stays")
+        stay = set(connector.put_batch([b"stays"] * 20))
         done = threading.Event()
 
         def come_and_go() -> None:
             while not done.is_set():
                 connector.evict(connector.put(b"goes"))
 
-        with ThreadPoolExecutor(2) as pool:
+        def look() -> None:
+            for _ in range(100):
+                assert stay <= {stored.key for stored in connector.scan()}
+
+        with ThreadPoolExecutor(4) as pool:
             changes = [pool.submit(come_and_go) for _ in range(2)]
+            looks = [pool.submit(look) for _ in range(2)]
             try:
-                for _ in range(200):
-                    assert stays in {stored.key for stored in connector.scan()}
+                for each in looks:
+                    each.result()
             finally:
                 done.set()
             for change in changes:

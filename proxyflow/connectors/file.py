@@ -388,7 +388,7 @@ class FileConnector:
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
         for directory in [directory.opened() for directory in self._directories]:
-            for name in os.listdir(directory.fd):
+            for name in fileio.names(directory.fd):
                 if not OBJECT_NAME.fullmatch(name):
                     continue
                 with contextlib.suppress(FileNotFoundError):

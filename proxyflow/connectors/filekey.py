@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import re
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from proxyflow.errors import (
     StoreError,
     StoreUnreachableError,
 )
+from proxyflow.forking import renew_in_child
 
 __all__ = [
     "OBJECT_NAME",
@@ -72,18 +72,16 @@ class KeyMaker:
 
     def __init__(self, session: str) -> None:
         self._session = session
-        self._start()
+        self.renew_after_fork()
+        renew_in_child(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
+    def renew_after_fork(self) -> None:
+        """Start anew: a forked child would count on from where its parent is."""
         self._prefix = f"{self._session}.{new_name(8)}"
         self._count = itertools.count()
 
     def __call__(self) -> FileKey:
         """Return a new key."""
-        if self._pid != os.getpid():
-            # A forked child would count on from where its parent is.
-            self._start()
         return FileKey(f"{self._prefix}{next(self._count):08x}")
 
 

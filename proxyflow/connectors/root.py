@@ -19,13 +19,14 @@ def make_root(root: str) -> None:
     while True:
         try:
             os.mkdir(root, 0o700)
+            _mark(root)
         except FileExistsError:
             return
         except FileNotFoundError:
+            # Its parent is missing; or somebody about to remove an earlier one has got this one.
             os.makedirs(os.path.dirname(root), exist_ok=True)
-            continue
-        _mark(root)
-        return
+        else:
+            return
 
 
 def remove_root(root: str) -> None:

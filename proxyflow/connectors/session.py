@@ -35,7 +35,7 @@ from proxyflow.connectors.owner import (
 from proxyflow.connectors.root import make_root, remove_root
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
-from proxyflow.storage.fileio import Descriptor
+from proxyflow.storage.fileio import Descriptor, names
 
 __all__ = [
     "NEW",
@@ -307,7 +307,7 @@ def remove_session(root: str, entry: str, fd: int) -> None:
         os.rename(os.path.join(root, entry), old)
     while True:
         # The record last: it says who is at it.
-        for name in sorted(os.listdir(fd), key=RECORD.__eq__):
+        for name in sorted(names(fd), key=RECORD.__eq__):
             _remove_entry(name, fd)
         try:
             os.rmdir(old)
@@ -316,7 +316,8 @@ def remove_session(root: str, entry: str, fd: int) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            if all(map(_is_nfs_remnant, os.listdir(fd))):
+            left = names(fd)
+            if left and all(map(_is_nfs_remnant, left)):
                 # The next sweep gets it.
                 return
             # A process of the run stored one more object in between.

@@ -17,6 +17,7 @@ __all__ = [
     "Mappings",
     "discard",
     "mappings",
+    "names",
     "open_unnamed",
     "publish",
     "read",
@@ -44,6 +45,19 @@ class Descriptor:
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # Bound early: at the end of the interpreter the module's names may be gone before this.
         close(self.fd)
+
+
+def names(directory: int) -> list[str]:
+    """Return the names in a directory given by its descriptor.
+
+    A descriptor has one position, which every thread and every forked child that lists by it moves
+    on for the others; so this lists by a new one.
+    """
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def open_unnamed(directory: int) -> int:
