@@ -55,7 +55,7 @@ def cluster() -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with _distributed_leaves_sockets():
-        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
         client = Client(cluster)
     yield client
     with _distributed_leaves_sockets():
