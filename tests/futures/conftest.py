@@ -51,7 +51,7 @@ def _distributed_leaves_sockets() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A Dask cluster of two worker processes."""
+    """Start a Dask cluster of two worker processes."""
     from distributed import Client, LocalCluster
 
     with _distributed_leaves_sockets():
@@ -78,13 +78,13 @@ def pools(request: pytest.FixtureRequest) -> Iterator[dict[str, Executor]]:
 
 @pytest.fixture(params=[*POOLS, "distributed"])
 def pool(request: pytest.FixtureRequest, pools: dict[str, Executor]) -> Executor:
-    """A pool of two worker processes, of every kind."""
+    """Return a pool of two worker processes, of every kind."""
     return pools[request.param]
 
 
 @pytest.fixture(params=list(POOLS))
 def make_pool(request: pytest.FixtureRequest) -> Callable[[], Executor]:
-    """A function that makes a new pool, to be shut down or broken."""
+    """Return a function that makes a new pool, to be shut down or broken."""
     return POOLS[request.param]
 
 

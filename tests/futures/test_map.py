@@ -17,7 +17,6 @@ from futures_tasks import LARGE, left
 from proxyflow import Store, get_factory
 from proxyflow_futures import ProxyExecutor
 
-
 KINDS = ["fork", "forkserver", "spawn", "loky"]
 
 
@@ -167,8 +166,9 @@ def assert_nothing_left(store: Store) -> None:
 def test_one_array_for_all_items(executor: ProxyExecutor, store: Store) -> None:
     """The same array in every item is stored once."""
     array = np.ones(LARGE)
-    assert list(executor.map(tasks.total, [array] * 20, range(20))) == [LARGE + i for i in range(20)]
-    assert list(executor.map(tasks.total, [array] * 20, range(20), chunksize=5))
+    for chunksize in (1, 5):
+        results = executor.map(tasks.total, [array] * 20, range(20), chunksize=chunksize)
+        assert list(results) == [LARGE + i for i in range(20)]
     assert store.stats["put"].count <= 8
 
 
@@ -185,18 +185,17 @@ def test_items_that_are_proxies(executor: ProxyExecutor, store: Store, array: An
     mine = store.proxy(array)
     for chunksize in (1, 2):
         assert list(executor.map(tasks.total, [mine] * 4, chunksize=chunksize)) == [array.sum()] * 4
-        assert list(executor.map(tasks.lazily, [mine] * 2, [1, 2], chunksize=chunksize)) == [
-            (True, False)
-        ] * 2
+        assert (
+            list(executor.map(tasks.lazily, [mine] * 2, [1, 2], chunksize=chunksize))
+            == [(True, False)] * 2
+        )
     assert store.exists(get_factory(mine).key)
 
 
 def test_map_from_several_threads(executor: ProxyExecutor, store: Store) -> None:
     totals: list[list[float]] = []
     threads = [
-        threading.Thread(
-            target=lambda: totals.append(list(executor.map(tasks.total, arrays(30))))
-        )
+        threading.Thread(target=lambda: totals.append(list(executor.map(tasks.total, arrays(30)))))
         for _ in range(4)
     ]
     for thread in threads:

@@ -182,7 +182,7 @@ def test_forked_worker_does_not_evict_its_parents_results(
 
 @pytest.fixture(params=["plain", "wrapped"])
 def either(request: pytest.FixtureRequest, pool: Executor, store: Store) -> Executor:
-    """The plain pool, and the same pool in a ProxyExecutor: the same tests for both."""
+    """Return the plain pool, and the same pool in a ProxyExecutor: the same tests for both."""
     return pool if request.param == "plain" else ProxyExecutor(pool, store, policy=LARGE)
 
 
@@ -261,7 +261,7 @@ def test_timeout_of_a_result(either: Executor, array: Any) -> None:
 
 @pytest.fixture(params=["plain", "wrapped"])
 def new(request: pytest.FixtureRequest, make_pool: Any, store: Store) -> Executor:
-    """A plain pool, or one in a ProxyExecutor, for tests that end or break it."""
+    """Return a plain pool, or one in a ProxyExecutor, for tests that end or break it."""
     pool = make_pool()
     return pool if request.param == "plain" else ProxyExecutor(pool, store, policy=LARGE)
 
