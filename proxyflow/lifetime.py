@@ -233,7 +233,7 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
     """
     parsed = default_url(everywhere=True) if url is None else as_url(url)
     connector = connector_class(parsed.scheme)
-    if not hasattr(connector, "sweep_url"):
+    if getattr(connector, "sweep_url", None) is None:
         raise UnsupportedError(
             "this connector cannot tell what dead owners left behind", store=str(parsed)
         )

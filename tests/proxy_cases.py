@@ -52,6 +52,9 @@ class Point:
     def __init__(self, x: int, y: int) -> None:
         self.x, self.y = x, y
 
+    def __repr__(self) -> str:
+        return f"Point({self.x!r}, {self.y!r})"
+
     def swapped(self) -> Point:
         """Exchange the coordinates."""
         return Point(self.y, self.x)

@@ -225,14 +225,14 @@ def make(px: ModuleType, target: Any, state: str) -> Any:
     return p
 
 
-@pytest.mark.parametrize("operands", BINARY, ids=str)
+@pytest.mark.parametrize("operands", BINARY, ids=lambda value: repr(value))
 def test_binary_operators(px: ModuleType, operands: tuple[Any, Any]) -> None:
     for operation in OPERATORS:
         check(px, operation, operation, operands)
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
-@pytest.mark.parametrize("operands", BINARY, ids=str)
+@pytest.mark.parametrize("operands", BINARY, ids=lambda value: repr(value))
 def test_in_place_operators(px: ModuleType, symbol: str, operands: tuple[Any, Any]) -> None:
     """The result is right, and whoever else holds the left operand sees what it would see."""
     namespace: dict[str, Any] = {}

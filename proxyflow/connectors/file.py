@@ -40,6 +40,7 @@ from proxyflow.errors import (
 )
 from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
+from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.watch import DirectoryWatch
 
 __all__ = ["FileConnector", "FileKey"]
@@ -206,7 +207,7 @@ class FileConnector:
 
     @property
     def _closed(self) -> bool:
-        return self._directories[0].fd < 0
+        return self._directories[0].closed
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class FileConnector:
             "(file:///...?spill=/second/directory), or choose a larger one",
         ) from full
 
-    def _write(self, directory: SessionDirectory, name: str, frames: Sequence[Buffer]) -> None:
+    def _write(self, directory: Descriptor, name: str, frames: Sequence[Buffer]) -> None:
         # The file has no name until it is complete: a writer that is killed or runs out of room
         # leaves nothing, and a reader can never meet half an object.
         fd = fileio.open_unnamed(directory.fd)
@@ -333,15 +334,16 @@ class FileConnector:
         StoreClosedError
             If the session ends while waiting: the object cannot come any more.
         """
-        directories, _ = self._locate(key)
+        path = os.path.join(self.store_dir, split_key(key, self.store_dir)[0])
+        self._locate(key)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with DirectoryWatch(directories[0].path) as watch:
+        with DirectoryWatch(path) as watch:
             while not self.exists(key):
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
                 self._check_open()
-                if not os.path.isdir(directories[0].path):
+                if not os.path.isdir(path):
                     raise ended(self.store_dir, key)
                 watch.wait(remaining)
         return True
@@ -385,8 +387,7 @@ class FileConnector:
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
-        self._check_open()
-        for directory in self._directories:
+        for directory in [directory.opened() for directory in self._directories]:
             for name in os.listdir(directory.fd):
                 if not OBJECT_NAME.fullmatch(name):
                     continue
@@ -423,20 +424,19 @@ class FileConnector:
 
     # -- keys ----------------------------------------------------------------------------------
 
-    def _locate(
-        self, key: FileKey, *, missing_ok: bool = False
-    ) -> tuple[list[SessionDirectory], str]:
+    def _locate(self, key: FileKey, *, missing_ok: bool = False) -> tuple[list[Descriptor], str]:
         """Return the directories that may hold the object, and its name in them."""
         self._check_open()
         session, name = split_key(key, self.store_dir)
-        if session == self._name:
-            return self._directories, name
-        try:
-            return self._join(session), name
-        except StoreClosedError:
-            if missing_ok:
-                return [], name
-            raise
+        directories = self._directories
+        if session != self._name:
+            try:
+                directories = self._join(session)
+            except StoreClosedError:
+                if missing_ok:
+                    return [], name
+                raise
+        return [directory.opened() for directory in directories], name
 
     def _join(self, session: str) -> list[SessionDirectory]:
         """Return the directories of another session of the same store."""

@@ -90,15 +90,13 @@ def boot_id() -> str:
     return socket.gethostname()
 
 
-def new_record(*, keep: bool, made_root: bool) -> dict[str, Any]:
+def new_record(*, keep: bool) -> dict[str, Any]:
     """Return the record of a session this process is about to own.
 
     Parameters
     ----------
     keep
         Whether the session outlives its owner: nobody sweeps it.
-    made_root
-        Whether proxyflow made the directory the session lies in, and removes it in the end.
     """
     return {
         "pid": os.getpid(),
@@ -106,7 +104,6 @@ def new_record(*, keep: bool, made_root: bool) -> dict[str, Any]:
         "boot": boot_id(),
         "created": time.time(),
         "keep": keep,
-        "made_root": made_root,
     }
 
 

@@ -3,6 +3,7 @@
 Layout of a store's root directory::
 
     ROOT/
+      .made-by-proxyflow    so it is removed with its last session
       k3v5qa2mbx/           one session
         .owner              its record; the owner holds a lock on this file while it lives
         r1bz...             objects
@@ -28,12 +29,13 @@ from proxyflow.connectors.owner import (
     RECORD,
     locks,
     new_record,
-    read_record,
     try_lock,
     write_record,
 )
+from proxyflow.connectors.root import make_root, remove_root
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
+from proxyflow.storage.fileio import Descriptor
 
 __all__ = [
     "NEW",
@@ -41,10 +43,8 @@ __all__ = [
     "SESSION_NAME",
     "SessionDirectory",
     "is_private",
-    "made_by_us",
     "new_name",
     "open_directory",
-    "remove_if_empty",
     "remove_session",
     "unreachable",
 ]
@@ -65,18 +65,16 @@ def new_name(length: int) -> str:
 class SessionDirectory:
     """One session's directory, owned or joined.
 
-    Use :meth:`create` or :meth:`join`; `fd` is an open descriptor of the directory, so that names
-    in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
+    Use :meth:`create` or :meth:`join`; :meth:`opened` gives a descriptor of the directory, so that
+    names in it are looked up without walking the path again, and cannot be led elsewhere by a
+    symlink.
     """
 
-    def __init__(
-        self, root: str, name: str, fd: int, lock: int | None = None, *, made_root: bool = False
-    ) -> None:
+    def __init__(self, root: str, name: str, fd: int, lock: int | None = None) -> None:
         self.root = root
         self.name = name
-        self.fd = fd
+        self._descriptor: Descriptor | None = Descriptor(fd)
         self._lock = lock
-        self._made_root = made_root
         self._pid = os.getpid()
 
     @classmethod
@@ -116,13 +114,12 @@ class SessionDirectory:
 
     @classmethod
     def _create(cls, root: str, name: str, keep: bool, durable: bool) -> SessionDirectory:
-        made_root = made_by_us(root)
         unfinished = _make_unfinished(root, name)
         lock = fd = -1
         try:
             lock = locks.open(os.path.join(unfinished, RECORD), os.O_CREAT | os.O_EXCL | os.O_RDWR)
             try_lock(lock)
-            write_record(lock, new_record(keep=keep, made_root=made_root))
+            write_record(lock, new_record(keep=keep))
             fd = open_directory(unfinished)
             if durable:
                 os.fsync(lock)
@@ -134,10 +131,9 @@ class SessionDirectory:
                 if descriptor >= 0:
                     close(descriptor)
             shutil.rmtree(unfinished, ignore_errors=True)
-            if made_root:
-                remove_if_empty(root)
+            remove_root(root)
             raise
-        directory = cls(root, name, fd, lock, made_root=made_root)
+        directory = cls(root, name, fd, lock)
         _owned.add(directory)
         return directory
 
@@ -178,6 +174,24 @@ class SessionDirectory:
         return self._lock is not None and self._pid == os.getpid()
 
     @property
+    def closed(self) -> bool:
+        """Whether the directory has been let go of."""
+        return self._descriptor is None
+
+    def opened(self) -> Descriptor:
+        """Return the directory's descriptor, to be held for as long as its number is used.
+
+        Raises
+        ------
+        StoreClosedError
+            If the directory has been let go of.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise StoreClosedError("the store has been closed", store=self.root)
+        return descriptor
+
+    @property
     def path(self) -> str:
         """Path of the directory."""
         return os.path.join(self.root, self.name)
@@ -196,26 +210,19 @@ class SessionDirectory:
         StoreUnreachableError
             If it cannot be removed.
         """
-        if self.fd < 0:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
             return
-        fd, self.fd = self.fd, -1
         _owned.discard(self)
         try:
             if self.owner and remove:
-                remove_session(self.root, self.name, fd)
-                if self._made_root:
-                    remove_if_empty(self.root)
+                remove_session(self.root, self.name, descriptor.fd)
+                remove_root(self.root)
             elif self.owner and self._lock is not None:
-                write_record(self._lock, new_record(keep=True, made_root=self._made_root))
+                write_record(self._lock, new_record(keep=True))
         except OSError as error:
             raise unreachable(f"end session {self.name}", self.root, error) from error
         finally:
-            os.close(fd)
-            self._release_lock()
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
             self._release_lock()
 
     def _release_lock(self) -> None:
@@ -233,9 +240,9 @@ class SessionDirectory:
 class _OwnedSessions:
     """The sessions this process owns; their records are renewed while there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = RENEWAL) -> None:
         self._sessions: set[SessionDirectory] = set()
-        self._renewal = Periodic("proxyflow-session-renewal", RENEWAL, self._renew)
+        self._renewal = Periodic("proxyflow-session-renewal", interval, self._renew)
 
     def add(self, session: SessionDirectory) -> None:
         self._sessions.add(session)
@@ -263,8 +270,8 @@ os.register_at_fork(after_in_child=_owned.forget_after_fork)
 def _make_unfinished(root: str, name: str) -> str:
     path = os.path.join(root, NEW + name)
     while True:
-        os.makedirs(root, mode=0o700, exist_ok=True)
-        # The root may vanish in between: its maker removes it when it is empty.
+        make_root(root)
+        # The root may vanish in between, with the last session but this.
         with contextlib.suppress(FileNotFoundError):
             os.mkdir(path, 0o700)
             return path
@@ -281,29 +288,6 @@ def _sync(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def made_by_us(root: str) -> bool:
-    """Return whether proxyflow made the root directory, so that its last session removes it.
-
-    The session that makes it says so in its record, and each later one passes that on.
-    """
-    try:
-        names = [name for name in os.listdir(root) if SESSION_NAME.fullmatch(name)]
-    except FileNotFoundError:
-        return True
-    for name in names:
-        with contextlib.suppress(OSError), open(os.path.join(root, name, RECORD), "rb") as f:
-            if (read_record(f.fileno()) or {}).get("made_root"):
-                return True
-    return False
-
-
-def remove_if_empty(root: str) -> None:
-    """Remove a root directory unless something is in it."""
-    # Other sessions may live in it still; the last one removes it.
-    with contextlib.suppress(OSError):
-        os.rmdir(root)
 
 
 def remove_session(root: str, entry: str, fd: int) -> None:

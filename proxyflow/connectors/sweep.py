@@ -15,13 +15,12 @@ import time
 from collections.abc import Iterator
 
 from proxyflow.connectors.owner import RECORD, boot_id, locks, read_record, try_lock
+from proxyflow.connectors.root import remove_root
 from proxyflow.connectors.session import (
     NEW,
     OLD,
     SESSION_NAME,
-    made_by_us,
     open_directory,
-    remove_if_empty,
     remove_session,
     unreachable,
 )
@@ -52,7 +51,6 @@ def sweep(root: str) -> list[str]:
     swept = []
     failure: StoreError | None = None
     try:
-        ours = made_by_us(root)
         entries = os.listdir(root)
     except FileNotFoundError:
         return []
@@ -69,8 +67,7 @@ def sweep(root: str) -> list[str]:
             failure = unreachable(f"remove session {name}", root, error)
     if failure is not None:
         raise failure
-    if ours:
-        remove_if_empty(root)
+    remove_root(root)
     return swept
 
 
@@ -98,7 +95,8 @@ def _sweep_remains(root: str, entry: str, fd: int) -> None:
     The record is the first thing in a session and the last: whatever else is in there is not ours.
     """
     if entry.startswith(OLD) or (entry.startswith(NEW) and _age(root, fd) > LEASE):
-        remove_if_empty(os.path.join(root, entry))
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(root, entry))
 
 
 @contextlib.contextmanager

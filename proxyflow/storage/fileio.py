@@ -10,9 +10,10 @@ import resource
 import secrets
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = [
+    "Descriptor",
     "Mappings",
     "discard",
     "mappings",
@@ -26,6 +27,23 @@ __all__ = [
 _IOV_MAX = 1024
 _ONE_CALL = 0x7FFFF000
 """The most bytes Linux moves in one read or write (see write(2))."""
+
+
+class Descriptor:
+    """A file descriptor that is closed when nobody uses it any more.
+
+    Closing one while another thread works with its number would let that thread loose on whatever
+    file gets the number next; so a user holds on to this object, not to the number alone.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound early: at the end of the interpreter the module's names may be gone before this.
+        close(self.fd)
 
 
 def open_unnamed(directory: int) -> int:
