@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import pickle
 import sys
@@ -67,6 +68,10 @@ class ProxiedFunction(Generic[P, T]):
         resolve: str = "auto",
         results: bool = True,
     ) -> None:
+        self._of_class = isinstance(function, classmethod)
+        self._of_nobody = isinstance(function, staticmethod)
+        if isinstance(function, staticmethod | classmethod):
+            function = function.__func__
         functools.update_wrapper(self, function)
         self._function = function
         self._options = (store, policy, check_resolve(resolve), results)
@@ -132,15 +137,20 @@ class ProxiedFunction(Generic[P, T]):
         )
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else BoundProxiedFunction(self, instance)
+        if self._of_class:
+            return BoundProxiedFunction(self, type(instance) if owner is None else owner)
+        if self._of_nobody or instance is None:
+            return self
+        return BoundProxiedFunction(self, instance)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        name: str = vars(self)["__qualname__"]
-        module = sys.modules.get(self.__module__)
-        if _find(module, name) is not self:
+        # Partial functions and other callable objects have no name.
+        name: str = vars(self).get("__qualname__", "")
+        found = _find(self.__module__, name)
+        if _unbound(found) is not self:
             return (_load, (None, None, self._by_value()))
         if self.__module__ != "__main__":
-            return name
+            return name if found is self else (_load, (self.__module__, name, None))
         # A worker of this host has this function in its own __main__, with what an initializer
         # may have set there; a worker elsewhere has another __main__ and needs the code.
         return (_load, (self.__module__, name, self._by_value(required=False)))
@@ -227,6 +237,9 @@ def proxied(
     run it elsewhere; arguments are evicted after completion. A proxy that reaches the function by
     any other way is resolved by the same rule.
 
+    Works on methods too. Put it outside of ``@classmethod``: from Python 3.13 on, a function within
+    one is not told the class when it is asked for its ``submit``.
+
     Parameters
     ----------
     store
@@ -268,15 +281,24 @@ def _as_executor(target: Any) -> Executor:
     raise TypeError(f"neither an executor nor a Dask client: {target!r}")
 
 
-def _find(module: Any, qualname: str) -> Any:
+def _find(module: str, qualname: str) -> Any:
+    """Return what goes by that name in a module this process has loaded."""
+    found: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        module = getattr(module, part, None)
-    return module
+        found = getattr(found, part, None)
+    return found
+
+
+def _unbound(found: Any) -> Any:
+    """Return the function of what was found; a class method is found bound to its class."""
+    return found.__func__ if isinstance(found, BoundProxiedFunction) else found
 
 
 def _load(module: str | None, name: str | None, code: bytes | None) -> Any:
     """Return a pickled function: the one of this process if there is one, else a new one."""
-    found = _find(sys.modules.get(module), name) if module and name else None
+    if module and code is None:
+        importlib.import_module(module)
+    found = _unbound(_find(module, name)) if module and name else None
     if isinstance(found, ProxiedFunction):
         return found
     if code is None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import gc
+import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,36 +40,51 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+@contextlib.contextmanager
+def _distributed_leaves_sockets() -> Iterator[None]:
+    """Let go of the sockets that distributed forgets to close when it starts, without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A Dask cluster of two worker processes."""
+    """Start a Dask cluster of two worker processes."""
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with _distributed_leaves_sockets():
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
+        client = Client(cluster)
+    yield client
+    with _distributed_leaves_sockets():
+        client.close()
+        cluster.close()
 
 
 @pytest.fixture(scope="session")
-def pools(cluster: Any) -> Iterator[dict[str, Executor]]:
+def pools(request: pytest.FixtureRequest) -> Iterator[dict[str, Executor]]:
     """Pools that are kept for the whole run, as starting one takes a while."""
     made = {name: make() for name, make in POOLS.items()}
-    yield {**made, "distributed": cluster.get_executor(), "threads": ThreadPoolExecutor(2)}
+    for pool in made.values():
+        # Forked before the cluster starts its threads, which a fork would not survive for certain.
+        pool.submit(abs, 1).result(60)
+    cluster = request.getfixturevalue("cluster")
+    yield {**made, "distributed": cluster.get_executor()}
     for pool in made.values():
         pool.shutdown()
 
 
 @pytest.fixture(params=[*POOLS, "distributed"])
 def pool(request: pytest.FixtureRequest, pools: dict[str, Executor]) -> Executor:
-    """A pool of two worker processes, of every kind."""
+    """Return a pool of two worker processes, of every kind."""
     return pools[request.param]
 
 
 @pytest.fixture(params=list(POOLS))
 def make_pool(request: pytest.FixtureRequest) -> Callable[[], Executor]:
-    """A function that makes a new pool, to be shut down or broken."""
+    """Return a function that makes a new pool, to be shut down or broken."""
     return POOLS[request.param]
 
 
