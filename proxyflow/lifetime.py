@@ -13,6 +13,7 @@ from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import StoreClosedError
+from proxyflow.serialize import Payload
 from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
@@ -67,8 +68,15 @@ class References:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def acquire(self, obj: Any) -> Key:
+    def acquire(self, obj: Any, payload: Payload | None = None) -> Key:
         """Store an object unless equal content is stored already; return its key, counted once.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        payload
+            The same object encoded by the store, if that has been done.
 
         Raises
         ------
@@ -77,7 +85,8 @@ class References:
         """
         ticket = self._ask()
         try:
-            payload = self._store.encode(obj)
+            if payload is None:
+                payload = self._store.encode(obj)
             entry, mine = self._claim(payload.digest)
         finally:
             self._answered(ticket)

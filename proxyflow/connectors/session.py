@@ -10,6 +10,10 @@ Layout of a store's root directory::
 An owner on the same host is alive while the kernel holds its lock: no pid is ever compared, so a
 reused pid or a reboot cannot mislead. Locks of another host may not be visible (NFS, Lustre), so
 there the owner counts as alive while it keeps touching its record.
+
+The lock is a shared one: other processes may hold the session besides the one that started it, and
+it ends when the last of them closes it. A sweeper asks for an exclusive lock, which it gets only
+when all of them are gone.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from collections.abc import Iterator
 from proxyflow.errors import StoreClosedError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
 
-__all__ = ["SessionDirectory", "new_name", "sweep"]
+__all__ = ["SessionDirectory", "SessionHold", "new_name", "sweep"]
 
 SESSION_NAME = re.compile(r"[a-z2-7]{10}")
 _OWNER = ".owner"
@@ -71,6 +75,7 @@ class SessionDirectory:
         self.fd = fd
         self._lock = lock
         self._made_root = made_root
+        self._keep = False
         self._pid = os.getpid()
 
     @classmethod
@@ -122,7 +127,7 @@ class SessionDirectory:
             0o600,
         )
         try:
-            _try_lock(lock)
+            _try_lock(lock, fcntl.LOCK_SH)
             os.write(lock, json.dumps(_record(keep, made_root)).encode())
             os.rename(unfinished, os.path.join(root, name))
             fd = _open_directory(os.path.join(root, name))
@@ -160,6 +165,39 @@ class SessionDirectory:
                 f"cannot join session {name}: {error.strerror}", store=root
             ) from error
 
+    @classmethod
+    def hold(cls, root: str, name: str) -> SessionDirectory:
+        """Open a session that another process owns, and own it as well.
+
+        It then ends when the last of its owners closes it or dies.
+
+        Raises
+        ------
+        StoreClosedError
+            If the session has ended, or is being removed right now.
+        StoreUnreachableError
+            If the directory cannot be opened, or its file system has no locks.
+        """
+        directory = cls.join(root, name)
+        try:
+            lock = os.open(_OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+        except OSError as error:
+            raise StoreClosedError(f"session {name} is being removed", store=root) from error
+        directory._lock = lock
+        locked = _try_lock(lock, fcntl.LOCK_SH)
+        if locked is None:
+            directory.close(remove=False)
+            raise StoreUnreachableError("the file system has no locks", store=root)
+        # A sweeper unlinks the record under its lock; whoever opened it before holds nothing.
+        if not locked or os.fstat(lock).st_nlink == 0:
+            directory.close(remove=False)
+            raise StoreClosedError(f"session {name} is being removed", store=root)
+        record = _read_record(lock)
+        directory._made_root = bool(record.get("made_root"))
+        directory._keep = bool(record.get("keep"))
+        _owned.add(directory)
+        return directory
+
     @property
     def owner(self) -> bool:
         """Whether this object ends the session; never true in a forked child."""
@@ -171,12 +209,12 @@ class SessionDirectory:
         return os.path.join(self.root, self.name)
 
     def close(self, *, remove: bool = True) -> None:
-        """Let go of the directory; the owner removes it with everything in it."""
+        """Let go of the directory; its last owner removes it with everything in it."""
         if self.fd < 0:
             return
         fd, self.fd = self.fd, -1
         try:
-            if self.owner and remove:
+            if remove and not self._keep and self._is_last_owner():
                 _remove_tree(self.path, fd)
                 if self._made_root:
                     _remove_if_empty(self.root)
@@ -184,6 +222,11 @@ class SessionDirectory:
             os.close(fd)
             self.release_lock()
         _owned.discard(self)
+
+    def _is_last_owner(self) -> bool:
+        """Return whether no other process holds the session; the lock is then exclusive."""
+        # Where there are no locks nobody can hold a session besides the process that started it.
+        return self.owner and self._lock is not None and _try_lock(self._lock) is not False
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -200,6 +243,39 @@ class SessionDirectory:
         """Tell other hosts that the owner lives."""
         if self.owner and self._lock is not None:
             os.utime(self._lock)
+
+
+class SessionHold:
+    """A session kept alive from outside: it ends with this hold, or with its owner if that is later.
+
+    Parameters
+    ----------
+    roots
+        The directories the session has a part in.
+    name
+        Name of the session.
+
+    Raises
+    ------
+    StoreClosedError
+        If the session has ended.
+    StoreUnreachableError
+        If it cannot be held from here.
+    """
+
+    def __init__(self, roots: list[str], name: str) -> None:
+        self._directories: list[SessionDirectory] = []
+        try:
+            for root in roots:
+                self._directories.append(SessionDirectory.hold(root, name))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go; removes the session if nobody else holds it. Closing twice is no error."""
+        for directory in self._directories:
+            directory.close()
 
 
 class _OwnedSessions:
@@ -319,10 +395,10 @@ def _is_dead(path: str, fd: int, lock: int, unfinished: bool) -> bool:
     return _age(path, lock) > LEASE
 
 
-def _try_lock(fd: int) -> bool | None:
-    """Lock a record; False if another process holds it, None where locks are not to be had."""
+def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool | None:
+    """Lock a record; False if another process is in the way, None where there are no locks."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
