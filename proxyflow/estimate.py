@@ -31,7 +31,8 @@ def estimate_size(obj: Any) -> int:
 
     Arrays, buffers and tables say it themselves (``nbytes``, ``memory_usage``); containers and
     plain objects are sampled, to a bounded depth. A proxy counts as nothing, and is not resolved;
-    so does a Dask collection, whose size is that of a result that does not exist yet.
+    so does a Dask collection, whose size is that of a result that does not exist yet, and so does
+    a handle on a cluster, such as a future, which is pickled by its name.
 
     Examples
     --------
@@ -47,7 +48,7 @@ def _estimator(kind: type) -> Estimator:
     exact = _EXACT.get(kind)
     if exact is not None:
         return exact
-    if issubclass(kind, _BY_NAME) or hasattr(kind, "__dask_graph__"):
+    if issubclass(kind, _BY_NAME) or _is_of_dask(kind):
         return _small
     if hasattr(kind, "memory_usage"):
         return _table
@@ -56,6 +57,14 @@ def _estimator(kind: type) -> Estimator:
     if issubclass(kind, (*_SEQUENCES, *_SETS)):
         return _sequence if issubclass(kind, _SEQUENCES) else _set
     return _mapping if issubclass(kind, dict) else _object
+
+
+def _is_of_dask(kind: type) -> bool:
+    """Return whether a class is a collection, a part of a graph, or a handle on a cluster."""
+    modules = [base.__module__ for base in kind.__mro__]
+    return hasattr(kind, "__dask_graph__") or any(
+        module == "dask._task_spec" or module.startswith("distributed.") for module in modules
+    )
 
 
 def _small(obj: Any, depth: int) -> int:

@@ -19,6 +19,7 @@ from proxyflow_dask.graph import PackedGraph, Packing, Rules
 from proxyflow_dask.owner import Owner
 from proxyflow_dask.private import LLGExpr, MapExpr, convert_legacy_graph, cull, own_parameters
 from proxyflow_dask.results import load_results
+from proxyflow_dask.scheduler import NAME
 from proxyflow_dask.values import encode
 
 __all__ = ["Attachment", "Use"]
@@ -65,6 +66,9 @@ class Attachment:
         self._replace("_graph_to_futures", self._graph_to_futures)
         self._replace("_gather_remote", self._gather_remote)
         self._replace("_close", self._close)
+        for kind in ("scheduler", "worker"):
+            name = f"unregister_{kind}_plugin"
+            self._replace(name, functools.partial(self._unregister, name))
 
     @classmethod
     def of(cls, client: Client) -> Attachment | None:
@@ -193,6 +197,14 @@ class Attachment:
         )
 
     # -- results, and the end ------------------------------------------------------------------
+
+    def _unregister(self, method: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name != NAME or self.use is None:
+            return self._original(method)(name, *args, **kwargs)
+        # From now on nothing is replaced. What has been is still evicted when its time has come,
+        # and the other clients of the cluster keep their plugin.
+        self.use = None
+        return self.client.sync(asyncio.sleep, 0)
 
     async def _gather_remote(self, *args: Any, **kwargs: Any) -> Any:
         response = await self._original("_gather_remote")(*args, **kwargs)
