@@ -6,26 +6,35 @@ The submitting process replaces (:func:`send`), the one that runs the task resto
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from proxyflow import recipe as recipes
+from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.estimate import estimate_size
+from proxyflow.factory import StoreFactory
 from proxyflow.facts import describe
 from proxyflow.lifetime import References
-from proxyflow.nesting import Replacement, restore
+from proxyflow.nesting import Replacement, Restoration
 from proxyflow.policy import Policy
-from proxyflow.proxy import Proxy, extract, resolve
+from proxyflow.proxy import Proxy, extract, get_factory
 from proxyflow.recipe import Recipe
 from proxyflow.store import Store
 
-__all__ = ["Call", "Resolve", "Sent", "StoredResult", "check_resolve", "send"]
+__all__ = [
+    "Call",
+    "Received",
+    "Resolve",
+    "Sent",
+    "StoredResult",
+    "check_resolve",
+    "receive",
+    "restores",
+    "send",
+]
 
 Resolve: TypeAlias = Literal["auto", "lazy", "eager"]
 
@@ -44,6 +53,20 @@ def check_resolve(value: str) -> Resolve:
 
 
 # -- the way out -------------------------------------------------------------------------------
+
+
+class Loan(StoreFactory):
+    """Gets an object that a task has been lent: it is evicted when the task is done."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Loan, (self.recipe, self.key))
+
+
+def _end(proxy: Proxy[Any]) -> Any:
+    """Return what may outlive the task: the object instead of a loan, any other proxy as it is."""
+    return extract(proxy) if type(get_factory(proxy)) is Loan else proxy
 
 
 class Sent(NamedTuple):
@@ -78,7 +101,7 @@ def send(
             warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=4)
             return value
         keys.append(key)
-        return store.proxy_from_key(key, value, hashed=False)
+        return Proxy(Loan(store.recipe, key), describe(value, hashed=False))
 
     replacement = Replacement(policy, replace)
     try:
@@ -132,11 +155,11 @@ class Call:
         The store a large result goes to; None for by value.
     key
         Key of the result, chosen by the submitter; None for a new one.
-    threshold
-        From how many bytes on a result is large.
+    threshold, types
+        Which results are large, as in a policy.
     """
 
-    __slots__ = ("function", "key", "recipe", "resolve", "threshold")
+    __slots__ = ("function", "key", "recipe", "resolve", "threshold", "types")
 
     def __init__(
         self,
@@ -145,35 +168,76 @@ class Call:
         recipe: Recipe | None = None,
         key: Key = None,
         threshold: int = 0,
+        types: type | tuple[type, ...] | None = None,
     ) -> None:
         self.function = function
         self.resolve = resolve
         self.recipe = recipe
         self.key = key
         self.threshold = threshold
+        self.types = types
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Call, (self.function, self.resolve, self.recipe, self.key, self.threshold))
+        state = (self.function, self.resolve, self.recipe, self.key, self.threshold, self.types)
+        return (Call, state)
 
     def __repr__(self) -> str:
         return f"<Call of {self.function!r}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The task, whose signature and annotations this has too."""
+        return self.function
+
+    @property
+    def __name__(self) -> str:
+        """The name under which schedulers list the task."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
+        lent = False
         if self.resolve is not None:
-            args, kwargs = receive(self.function, args, kwargs, self.resolve)
+            args, kwargs, lent = receive(self.function, args, kwargs, self.resolve)
         result = self.function(*args, **kwargs)
-        if self.resolve is not None:
+        if lent:
             # A task may hand on what it was lent; the loan ends with the task.
-            result = restore(result, extract, depth=2)
+            result = Restoration(_end).apply(result)
         if self.recipe is not None and estimate_size(result) >= self.threshold:
-            return store_result(result, self.recipe, self.key)
+            return self._store(result)
         return result
+
+    def _store(self, result: Any) -> Any:
+        assert self.recipe is not None
+        # What an executor within this one has stored already is not stored again.
+        if type(result) is StoredResult or not Policy(0, self.types).allows(result):
+            return result
+        return store_result(result, self.recipe, self.key)
+
+
+def restores(function: Callable[..., Any]) -> bool:
+    """Return whether a function sees to the proxies among its arguments itself.
+
+    That is so for a call that another executor wrapped already, and for ``@proxied`` functions:
+    whoever is closest to the function decides what it receives.
+    """
+    if type(function) is Call:
+        return function.resolve is not None
+    return getattr(type(function), "restores_proxies", False)
+
+
+class Received(NamedTuple):
+    """Arguments as the function wants them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    lent: bool
+    """Whether there may be proxies among them."""
 
 
 def receive(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], mode: Resolve
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+) -> Received:
     """Return the arguments as the function wants them.
 
     Parameters
@@ -187,18 +251,14 @@ def receive(
         ``"auto"``, ``"lazy"`` (all proxies stay) or ``"eager"`` (none does).
     """
     if mode == "lazy":
-        return args, kwargs
-    lazy = _lazy_parameters(function) if mode == "auto" else _NONE_LAZY
-    if lazy is _NONE_LAZY:
-        return tuple(restore(arg, resolve) for arg in args), {
-            name: restore(value, resolve) for name, value in kwargs.items()
-        }
-    return tuple(
-        arg if lazy.position(i) else restore(arg, resolve) for i, arg in enumerate(args)
-    ), {
-        name: value if lazy.keyword(name) else restore(value, resolve)
-        for name, value in kwargs.items()
-    }
+        return Received(args, kwargs, lent=True)
+    lazy = lazy_parameters(function) if mode == "auto" else NONE_LAZY
+    into = Restoration(extract).apply
+    return Received(
+        tuple([arg if lazy.position(i) else into(arg) for i, arg in enumerate(args)]),
+        {name: arg if lazy.keyword(name) else into(arg) for name, arg in kwargs.items()},
+        lent=lazy is not NONE_LAZY,
+    )
 
 
 def store_result(result: Any, recipe: Recipe, key: Key) -> Any:
@@ -212,88 +272,3 @@ def store_result(result: Any, recipe: Recipe, key: Key) -> Any:
         return result
     proxy = store.proxy_from_key(key, facts=describe(result, hashed=False))
     return StoredResult(proxy, key, payload.digest)
-
-
-# -- annotations -------------------------------------------------------------------------------
-
-
-class _LazyParameters(NamedTuple):
-    """Which parameters of a function are annotated ``Proxy[...]``."""
-
-    positions: frozenset[int]
-    names: frozenset[str]
-    positional_only: frozenset[str] = frozenset()
-    rest_from: int | None = None
-    """From which position on a lazy ``*args`` takes them."""
-    other_names: frozenset[str] | None = None
-    """The parameters that a lazy ``**kwargs`` does not take."""
-
-    def position(self, index: int) -> bool:
-        """Return whether the positional argument at an index stays a proxy."""
-        return index in self.positions or (self.rest_from is not None and index >= self.rest_from)
-
-    def keyword(self, name: str) -> bool:
-        """Return whether a keyword argument stays a proxy."""
-        return name in self.names or (self.other_names is not None and name not in self.other_names)
-
-
-_NONE_LAZY = _LazyParameters(frozenset(), frozenset())
-
-
-def _lazy_parameters(function: Callable[..., Any]) -> _LazyParameters:
-    try:
-        return _inspect(function)
-    except TypeError:
-        # Not hashable, so it cannot be remembered.
-        return _inspect.__wrapped__(function)
-
-
-@functools.lru_cache(maxsize=256)
-def _inspect(function: Callable[..., Any]) -> _LazyParameters:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        # Some builtins have no signature, and no annotations either.
-        return _NONE_LAZY
-    hints = _hints(function)
-    lazy = {name for name, p in parameters.items() if _is_proxy(hints.get(name, p.annotation))}
-    if not lazy:
-        return _NONE_LAZY
-    kinds = {name: p.kind for name, p in parameters.items()}
-    positional = [n for n, k in kinds.items() if k in (inspect.Parameter.POSITIONAL_ONLY, _EITHER)]
-    by_name = {n for n, k in kinds.items() if k in (inspect.Parameter.KEYWORD_ONLY, _EITHER)}
-    rest = any(kinds[n] is inspect.Parameter.VAR_POSITIONAL for n in lazy)
-    others = any(kinds[n] is inspect.Parameter.VAR_KEYWORD for n in lazy)
-    return _LazyParameters(
-        frozenset(i for i, name in enumerate(positional) if name in lazy),
-        frozenset(by_name & lazy),
-        rest_from=len(positional) if rest else None,
-        other_names=frozenset(by_name) if others else None,
-    )
-
-
-_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = inspect.unwrap(function)
-    while isinstance(target, functools.partial):
-        target = target.func
-    if not inspect.isroutine(target):
-        target = target.__init__ if isinstance(target, type) else type(target).__call__
-    try:
-        return get_type_hints(target)
-    except (NameError, TypeError, AttributeError, SyntaxError):
-        # A name that exists only for type checkers; the annotations as text must do.
-        return {}
-
-
-_PROXY_TEXT = re.compile(r"(\w+\.)*Proxy\b")
-
-
-def _is_proxy(annotation: Any) -> bool:
-    if isinstance(annotation, str):
-        return any(_PROXY_TEXT.match(part.strip()) for part in annotation.split("|"))
-    if annotation is Proxy or get_origin(annotation) is Proxy:
-        return True
-    return any(_is_proxy(part) for part in get_args(annotation) if part is not ...)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from proxyflow.connectors.protocol import Buffer
+from proxyflow.forking import renew_in_child
 
 __all__ = ["PayloadCache"]
 
@@ -29,9 +30,15 @@ class PayloadCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.nbytes = 0
         self._entries: OrderedDict[Hashable, Buffer] = OrderedDict()
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock; a thread of the parent may have left the sum half done."""
+        # Re-entrant: letting go of one payload may run a finalizer that drops another one.
+        self._lock = threading.RLock()
+        self.nbytes = sum(map(len, self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)

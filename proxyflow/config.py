@@ -6,17 +6,19 @@ In this order: the argument; the environment (``PROXYFLOW_STORE``, ``PROXYFLOW_T
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from typing import Any
 
 from proxyflow.connectors.session import is_private, new_name
+from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import ConfigError
+from proxyflow.errors import ConfigError, StoreUnreachableError
 from proxyflow.sizes import parse_size
 
-__all__ = ["default_secret", "default_threshold", "default_url"]
+__all__ = ["as_url", "default_secret", "default_threshold", "default_url"]
 
 _SHARED_MEMORY = "/dev/shm"
 # Containers often get 64 MB of shared memory: too little to count on.
@@ -24,38 +26,73 @@ _ROOM = 1 << 30
 _THRESHOLD = 1 << 20
 
 
-def default_url() -> StoreURL:
+def as_url(url: str | StoreURL | os.PathLike[str] | None) -> StoreURL:
+    """Return the URL that was given in whatever form; the default one for None.
+
+    Raises
+    ------
+    ConfigError
+        If it makes no sense.
+    """
+    if url is None:
+        return default_url()
+    if isinstance(url, StoreURL):
+        return url
+    if isinstance(url, os.PathLike):
+        return StoreURL("file", path=os.path.abspath(url))
+    return StoreURL.parse(url)
+
+
+def default_url(*, everywhere: bool = False) -> StoreURL:
     """Return the URL of the store that ``Store()`` opens.
 
     A directory of this user under shared memory when there is room (1 GiB), with the temp
     directory to spill to; else in the temp directory.
 
+    Parameters
+    ----------
+    everywhere
+        Return one that names every directory that may be chosen, be there room or not.
+
     Raises
     ------
     ConfigError
-        If the configuration file cannot be read.
+        If the configuration makes no sense.
     """
-    configured = os.environ.get("PROXYFLOW_STORE") or _file_settings().get("store")
-    if configured:
+    configured = _configured("PROXYFLOW_STORE", "store")
+    if configured is not None:
         return StoreURL.parse(str(configured))
     name = f"proxyflow-{os.geteuid()}"
     disk = _private_directory(tempfile.gettempdir(), name)
-    if not _has_room(_SHARED_MEMORY):
-        return StoreURL("file", path=disk)
     memory = _private_directory(_SHARED_MEMORY, name)
-    return StoreURL("file", path=memory, options={"spill": disk} if disk != memory else {})
+    if disk == memory or not (everywhere or _has_room(_SHARED_MEMORY, memory)):
+        return StoreURL("file", path=disk)
+    return StoreURL("file", path=memory, options={"spill": disk})
 
 
 def default_threshold() -> int:
-    """Return from how many bytes on a value is worth a proxy: 1 MiB unless configured."""
-    configured = os.environ.get("PROXYFLOW_THRESHOLD") or _file_settings().get("threshold")
-    return _THRESHOLD if configured is None else parse_size(configured)
+    """Return from how many bytes on a value is worth a proxy: 1 MiB unless configured.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration makes no sense.
+    """
+    configured = _configured("PROXYFLOW_THRESHOLD", "threshold")
+    try:
+        return _THRESHOLD if configured is None else parse_size(configured)
+    except ValueError as error:
+        raise ConfigError(f"the configured threshold is {error}") from error
 
 
 def default_secret() -> bytes | None:
     """Return the secret that authenticates payloads, from ``PROXYFLOW_SECRET``."""
     secret = os.environ.get("PROXYFLOW_SECRET")
     return secret.encode() if secret else None
+
+
+def _configured(variable: str, setting: str) -> Any:
+    return os.environ.get(variable) or _file_settings().get(setting)
 
 
 def _file_settings() -> dict[str, Any]:
@@ -67,22 +104,32 @@ def _file_settings() -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             settings = tomllib.load(file).get("proxyflow", {})
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"PROXYFLOW_CONFIG={path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"proxyflow is no table in {path}", remedy="write [proxyflow]")
     unknown = sorted(set(settings) - {"store", "threshold"})
     if unknown:
         raise ConfigError(
             f"{path} has an unknown setting {unknown[0]!r} in [proxyflow]",
             remedy="known: store, threshold",
         )
-    return dict(settings)
+    return settings
 
 
-def _has_room(directory: str) -> bool:
-    try:
-        return os.access(directory, os.W_OK) and shutil.disk_usage(directory).free >= _ROOM
-    except OSError:
-        return False
+def _has_room(file_system: str, directory: str) -> bool:
+    if _free(file_system) < _ROOM:
+        # What fills it may be what a killed run of ours left.
+        with contextlib.suppress(StoreUnreachableError):
+            sweep(directory)
+    return _free(file_system) >= _ROOM
+
+
+def _free(file_system: str) -> int:
+    """Return how many bytes this process could write there."""
+    if not os.access(file_system, os.W_OK):
+        return 0
+    return shutil.disk_usage(file_system).free
 
 
 def _private_directory(parent: str, name: str) -> str:

@@ -24,7 +24,7 @@ Most are also the builtin exception a reader would expect, so existing handlers 
 
 from __future__ import annotations
 
-import errno
+from errno import ENOSPC
 from typing import Any
 
 __all__ = [
@@ -150,9 +150,8 @@ class StoreClosedError(StoreError):
 class StoreFullError(StoreError, OSError):
     """There is no room left for the object; ``errno`` is ``ENOSPC``."""
 
-    def __init__(self, message: str = "", **context: Any) -> None:
-        super().__init__(message, **context)
-        self.errno = errno.ENOSPC
+    # Of the class, because OSError's own does not survive pickling.
+    errno: int = ENOSPC
 
 
 class StoreUnreachableError(StoreError, ConnectionError):

@@ -130,7 +130,8 @@ def describe(obj: object, *, hashed: bool = True) -> Facts:
     """
     traits = traits_of(obj)
     mask = traits.mask
-    if traits.has_dict and any(map(_is_dunder, obj.__dict__)):
+    # Listed first, in one step: another thread may be setting attributes.
+    if traits.has_dict and any(map(_is_dunder, list(obj.__dict__))):
         mask |= OWN_DUNDERS
     length = _attempt(len, obj) if traits.sized else None
     array = _NO_ARRAY

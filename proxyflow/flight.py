@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from proxyflow.errors import ProxyflowError
 
-__all__ = ["single_flight"]
+__all__ = ["forget_other_threads", "single_flight"]
 
 
 class _Flight:
@@ -92,7 +92,7 @@ def _wait(flight: _Flight) -> None:
         _waiting.pop(me, None)  # a signal handler that waited too has removed it already
 
 
-def _keep_own_flights() -> None:
+def forget_other_threads() -> None:
     """Forget, in a forked child, the flights of threads that exist only in the parent."""
     me = _thread.get_ident()
     for key, flight in list(_flights.items()):
@@ -101,4 +101,4 @@ def _keep_own_flights() -> None:
     _waiting.clear()
 
 
-os.register_at_fork(after_in_child=_keep_own_flights)
+os.register_at_fork(after_in_child=forget_other_threads)

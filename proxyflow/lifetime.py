@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proxyflow.config import default_url
+from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError
-from proxyflow.serialize import Payload
+from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
+from proxyflow.options import NAMES
+
+if TYPE_CHECKING:
+    from proxyflow.serialize import Payload
 from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
+
+_log = logging.getLogger("proxyflow")
 
 
 class _Object:
@@ -34,6 +40,10 @@ class _Object:
 class References:
     """Counts who still needs each object of a store; evicts what nobody needs.
 
+    One for each open store of a process, :attr:`Store.references`, whoever submits through it. A
+    forked child has one of its own: what its parent counted is not the child's to evict, nor can
+    the child rely on it.
+
     Equal content is stored once and counted. What is equal is decided by the digest of the
     content at the moment it is passed on, so an array that is changed between two calls becomes
     two objects.
@@ -45,8 +55,9 @@ class References:
 
     Examples
     --------
+    >>> from proxyflow import Store
     >>> with Store("memory://") as store:
-    ...     references = References(store)
+    ...     references = store.references
     ...     first, second = references.acquire("text"), references.acquire("text")
     ...     len(references), len(list(store.scan()))
     ...     references.release([first, second])
@@ -56,6 +67,7 @@ class References:
     """
 
     def __init__(self, store: Store) -> None:
+        self.pid = os.getpid()
         self._store = store
         self._by_digest: dict[bytes, _Object] = {}
         self._by_key: dict[Key, _Object] = {}
@@ -157,6 +169,9 @@ class References:
 
     def release(self, keys: Iterable[Key]) -> None:
         """Give back one count of each key; evict what nobody needs any more."""
+        if os.getpid() != self.pid:
+            # A copy in a forked child, dropped by its garbage collector.
+            return
         gone = []
         with self._lock:
             for key in keys:
@@ -180,12 +195,19 @@ class References:
             del self._by_digest[entry.digest]
 
     def evict(self, key: Key) -> None:
-        """Remove an object, counted or not."""
+        """Remove an object, counted or not.
+
+        Runs where a failure has nobody to go to (an executor's own thread, the garbage collector)
+        and must not keep a task's outcome from being announced: it is logged, and the object goes
+        with its session.
+        """
         try:
             self._store.evict(key)
         except StoreClosedError:
             # The session has ended, and its objects with it.
             return
+        except (StoreError, OSError) as error:
+            _log.warning("could not evict %r from %s: %s", key, self._store.name, error)
 
 
 def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
@@ -203,6 +225,13 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
     list of str
         The names of the sessions that were removed: those whose owner is dead.
 
+    Raises
+    ------
+    StoreUnreachableError
+        If the store cannot be read, or a dead session not removed.
+    UnsupportedError
+        If its connector cannot tell what dead owners left behind.
+
     Examples
     --------
     >>> import proxyflow
@@ -211,11 +240,13 @@ def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:
     ...     store.session in proxyflow.gc()
     False
     """
-    if url is None:
-        parsed = default_url()
-    elif isinstance(url, os.PathLike):
-        parsed = StoreURL("file", path=os.path.abspath(url))
-    else:
-        parsed = url if isinstance(url, StoreURL) else StoreURL.parse(url)
-    swept: list[str] = connector_class(parsed.scheme).sweep_url(parsed)
+    parsed = default_url(everywhere=True) if url is None else as_url(url)
+    connector = connector_class(parsed.scheme)
+    if getattr(connector, "sweep_url", None) is None:
+        raise UnsupportedError(
+            "this connector cannot tell what dead owners left behind", store=str(parsed)
+        )
+    swept: list[str] = connector.sweep_url(
+        parsed.replace(options={k: v for k, v in parsed.options.items() if k not in NAMES})
+    )
     return swept

@@ -1,12 +1,17 @@
-"""Something done again and again in the background, for as long as there is reason to."""
+"""Something done again and again: in the background, or until a condition holds."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
-__all__ = ["Periodic"]
+__all__ = ["Periodic", "poll"]
+
+_FIRST_PAUSE = 0.001
+_LAST_PAUSE = 0.2
+_GROWTH = 1.5
 
 
 class Periodic:
@@ -49,21 +54,65 @@ class Periodic:
         self._lock = threading.Lock()
         self._pause = threading.Event()
         self._running = False
+        self._asked = False
 
     def ensure_running(self) -> None:
         """Start the thread unless it runs."""
         if self._pid != os.getpid():
             self._renew_after_fork()
         with self._lock:
+            self._asked = True
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            self._pause.wait(self._interval)
-            with self._lock:
-                # Decided under the lock: whoever asks for the thread now finds it running or ended.
-                if not self._action():
-                    self._running = False
-                    return
+        try:
+            while self._wanted():
+                pass
+        except BaseException:
+            # The thread ends with a traceback; the next who needs it starts another one.
+            self._running = False
+            raise
+
+    def _wanted(self) -> bool:
+        """Act once; return whether to go on."""
+        self._pause.wait(self._interval)
+        self._asked = False
+        # Without the lock: an action may take long, and whoever asks for the thread must not wait.
+        wanted = self._action()
+        with self._lock:
+            # Whoever asked in the meantime may have done so too late for the action to notice.
+            self._running = wanted or self._asked
+            return self._running
+
+
+def poll(condition: Callable[[], bool], timeout: float | None = None) -> bool:
+    """Wait for a condition by asking, ever more rarely: for where nothing can tell.
+
+    Parameters
+    ----------
+    condition
+        Asked at once, after a millisecond, and later on five times a second.
+    timeout
+        How many seconds to wait; None waits for ever.
+
+    Returns
+    -------
+    bool
+        Whether the condition holds.
+
+    Examples
+    --------
+    >>> poll(lambda: True), poll(lambda: False, timeout=0.01)
+    (True, False)
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while not condition():
+        remaining = pause if deadline is None else min(pause, deadline - time.monotonic())
+        if remaining <= 0:
+            return False
+        time.sleep(remaining)
+        pause = min(pause * _GROWTH, _LAST_PAUSE)
+    return True

@@ -10,7 +10,6 @@ The verbs are functions, since any method of ours would hide the target's method
 
 from __future__ import annotations
 
-import collections.abc
 import copy
 import types
 from collections.abc import Callable
@@ -19,8 +18,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from proxyflow.errors import ProxyflowError
 from proxyflow.facts import Facts, class_of, lacks, summary
 from proxyflow.flight import single_flight
-from proxyflow.special import ALWAYS, Forwarder, method, special_methods
-from proxyflow.traits import BIT, MAPPING_PATTERN, SEQUENCE_PATTERN, mask_of
+from proxyflow.special import (
+    ALWAYS,
+    ATTRIBUTES,
+    Forwarder,
+    TypeText,
+    match_like,
+    method,
+    special_methods,
+)
+from proxyflow.traits import BIT, MAPPING_PATTERN, SEQUENCE_PATTERN, TEXT, mask_of
 
 if TYPE_CHECKING:
     from proxyflow.prefetch import ProxyFuture
@@ -79,7 +86,9 @@ class Proxy(_Base[T]):
     and ``copy.deepcopy`` of a resolved proxy copy the target too.
 
     Some C code accepts only objects of exact types and cannot be persuaded (``"a".join([p])`` with
-    a proxied string, ``json.dumps(p)``); use :func:`extract` there.
+    a proxied string, ``json.dumps(p)``); use :func:`extract` there. Before Python 3.12 no proxy can
+    export a buffer: ``memoryview(p)`` raises, ``bytes(p)`` is right, but ``bytearray(p)`` goes
+    through the items.
 
     Examples
     --------
@@ -118,9 +127,7 @@ class Proxy(_Base[T]):
         except AttributeError:
             pass  # not resolved: continued below, outside the context of this exception
         else:
-            if name == "__signature__" and callable(target):
-                return _signature(target)
-            return getattr(target, name)
+            return ATTRIBUTES.get(name, getattr)(target, name)
         if name == "__proxy_target__":
             return _resolve(self)
         return _attribute_of_unresolved(self, name)
@@ -168,7 +175,10 @@ class Proxy(_Base[T]):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         facts = self.__proxy_facts__
         factory = self.__proxy_factory__
-        return _p, ((factory,) if facts is None else (factory, *facts))
+        if facts is None:
+            return _p, (factory,)
+        # Most targets have a class, at best a length, and nothing else worth the bytes.
+        return _p, (factory, *(facts[:4] if facts[4:] == _NO_MORE else facts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)
@@ -346,7 +356,7 @@ def _attribute_of_unresolved(proxy: Proxy[Any], name: str) -> Any:
         if value is not None:
             return value
         cls = class_of(facts)
-        if cls is not None and name != "__signature__" and lacks(cls, facts, name):
+        if cls is not None and name not in ATTRIBUTES and lacks(cls, facts, name):
             # Naming the class in `obj` keeps tracebacks from asking the proxy for suggestions.
             message = f"{cls.__name__!r} object has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=cls)
@@ -360,13 +370,6 @@ def _attribute_of_unresolved(proxy: Proxy[Any], name: str) -> Any:
     return getattr(proxy, name)
 
 
-def _signature(target: Callable[..., Any]) -> Any:
-    """Answer ``inspect.signature``, which would otherwise find that of the proxy's ``__call__``."""
-    import inspect
-
-    return inspect.signature(target)
-
-
 def _len(self: Proxy[Any]) -> int:
     try:
         target = _target_of(self)
@@ -378,22 +381,8 @@ def _len(self: Proxy[Any]) -> int:
     return len(target)
 
 
-class _TypeText(str):
-    """A string that is an attribute of the type, where its objects have that of the target."""
-
-    attribute: str
-
-    def __get__(self, proxy: Any, owner: type | None = None) -> Any:
-        return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
-
-
-def _type_text(attribute: str) -> _TypeText:
-    text = _TypeText(getattr(Proxy, attribute))
-    text.attribute = attribute
-    return text
-
-
-_TYPE_BITS = sum(BIT.values()) | SEQUENCE_PATTERN | MAPPING_PATTERN
+_NO_MORE = (None,) * (len(Facts._fields) - 4)
+_TYPE_BITS = sum(BIT.values()) | SEQUENCE_PATTERN | MAPPING_PATTERN | TEXT
 _DESCRIPTORS = ("__get__", "__set__", "__delete__", "__set_name__")
 _ANYTHING = sum(bit for name, bit in BIT.items() if name not in _DESCRIPTORS)
 _types: dict[int, type] = {}
@@ -408,15 +397,11 @@ def _make_type(traits: int) -> type:
     namespace: dict[str, Any] = dict(special_methods(mask))
     namespace["__slots__"] = ()
     for attribute in ("__doc__", "__module__"):
-        namespace[attribute] = _type_text(attribute)
+        namespace[attribute] = TypeText(attribute, getattr(Proxy, attribute))
     if mask & BIT["__len__"]:
         namespace["__len__"] = _len
     if not mask & BIT["__hash__"]:
         namespace["__hash__"] = None
     made = type("Proxy", (Proxy,), namespace)
-    # The only way for a class written in Python to get the flags that `match` looks at.
-    if mask & SEQUENCE_PATTERN:
-        collections.abc.Sequence.register(made)
-    if mask & MAPPING_PATTERN:
-        collections.abc.Mapping.register(made)
+    match_like(made, mask)
     return _types.setdefault(mask, made)

@@ -7,13 +7,16 @@ else the connector's import path with its pickled configuration and the store's 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pickle
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
 from proxyflow.connectors.protocol import Addressable, Connector
+from proxyflow.connectors.session import new_name
 from proxyflow.connectors.url import StoreURL
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "as_config", "forget", "make", "name_of", "open_store", "register"]
 
-Recipe: TypeAlias = str | tuple[str, bytes, str]
+Recipe: TypeAlias = str | tuple[str, bytes, str, str]
+"""A URL; or import path, pickled configuration, options, and a name for this one store."""
 
 # A long-lived worker joins one session after the other; each holds a descriptor or a connection.
 _JOINED = 32
@@ -33,6 +37,7 @@ class _Stores:
     def __init__(self) -> None:
         self.stores: dict[Recipe, Store] = {}
         self.lock = threading.RLock()
+        self.closing_pid: int | None = None
 
     def renew_after_fork(self) -> None:
         # The lock may have been held by a thread that the child does not have.
@@ -58,14 +63,15 @@ def make(connector: Connector, options: dict[str, str]) -> Recipe:
         return str(url.replace(options={**url.options, **options}))
     kind = type(connector)
     path = f"{kind.__module__}:{kind.__qualname__}"
-    return (path, pickle.dumps(connector.config(), protocol=4), urlencode(options))
+    # Two connectors may have equal configurations and share nothing, as two dictionaries do.
+    return (path, pickle.dumps(connector.config(), protocol=4), urlencode(options), new_name(10))
 
 
 def as_config(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as a dictionary to be read by people."""
     if isinstance(recipe, str):
         return {"url": recipe}
-    path, config, options = recipe
+    path, config, options, _ = recipe
     values = {k: v if k == "cache" else v == "1" for k, v in parse_qsl(options)}
     return {"connector": path, "config": pickle.loads(config), **values}
 
@@ -83,6 +89,19 @@ def register(recipe: Recipe, store: Store) -> None:
         for surplus in joined[:-_JOINED]:
             # Not closed: another thread may be reading from it. It goes when nobody uses it.
             del _open.stores[surplus]
+    _close_with_process()
+
+
+def _close_with_process() -> None:
+    """Have the stores closed where a child of multiprocessing ends."""
+    # Those leave by os._exit, which runs multiprocessing's own finalizers but nothing of atexit.
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _open.closing_pid == os.getpid():
+        return
+    from multiprocessing.util import Finalize
+
+    _open.closing_pid = os.getpid()
+    Finalize(None, close_all, exitpriority=-1)
 
 
 def forget(recipe: Recipe, store: Store) -> None:
@@ -113,11 +132,19 @@ def open_store(recipe: Recipe) -> Store:
 
     with _open.lock:
         store = _open.stores.get(recipe)
-        return Store.from_config(as_config(recipe)) if store is None else store
+        if store is None:
+            store = Store.from_config(as_config(recipe))
+            # What it stores belongs to the session it was asked to join, and so do its proxies.
+            forget(store.recipe, store)
+            store.recipe = recipe
+            register(recipe, store)
+        return store
 
 
 @atexit.register
 def close_all() -> None:
     """Close the stores that are still open when the interpreter exits."""
-    for store in open_stores():
-        store.close()
+    with contextlib.ExitStack() as stack:
+        for store in open_stores():
+            # One that cannot be closed does not keep the others from it.
+            stack.callback(store.close)

@@ -11,22 +11,73 @@ Every function uses the operator or builtin (``len(target)``), never the method 
 
 from __future__ import annotations
 
+import abc
 import math
 import operator
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxyflow.traits import BIT
+from proxyflow.traits import (
+    BIT,
+    MAPPING_FLAG,
+    MAPPING_PATTERN,
+    SEQUENCE_FLAG,
+    SEQUENCE_PATTERN,
+    TEXT,
+)
 
-__all__ = ["ALWAYS", "Forwarder", "method", "special_methods"]
+__all__ = [
+    "ALWAYS",
+    "ATTRIBUTES",
+    "Forwarder",
+    "TypeText",
+    "match_like",
+    "method",
+    "special_methods",
+]
 
 
 class Forwarder:
     """Marks the types whose objects forward to the target in their ``__proxy_target__``."""
 
     __slots__ = ()
+
+
+class TypeText(str):
+    """A string that is an attribute of the type, where its objects have that of their target."""
+
+    attribute: str
+
+    def __new__(cls, attribute: str, text: str) -> TypeText:
+        """Hold ``text`` as the attribute of that name."""
+        self = super().__new__(cls, text)
+        self.attribute = attribute
+        return self
+
+    def __get__(self, proxy: Any, owner: type | None = None) -> Any:
+        return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
+
+
+# `match` looks at flags of the type, and the only way for a class written in Python to get them is
+# to be registered with an ABC that has them. Sequence and Mapping have, but then the proxy of an
+# array, which matches `[a, b]` without being a Sequence, would be one.
+class _MatchesSequence(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = SEQUENCE_FLAG
+
+
+class _MatchesMapping(abc.ABC):  # noqa: B024
+    __abc_tpflags__ = MAPPING_FLAG
+
+
+def match_like(proxy_type: type, mask: int) -> None:
+    """Give the type the flags for sequence or mapping patterns that the target's class has."""
+    if mask & SEQUENCE_PATTERN:
+        _MatchesSequence.register(proxy_type)
+    if mask & MAPPING_PATTERN:
+        _MatchesMapping.register(proxy_type)
 
 
 # Reading the slot of an unresolved proxy falls through to its `__getattr__`, which resolves it.
@@ -55,6 +106,7 @@ _COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "gt": ">", "ge": 
 # parameters after self, then the lines of the body
 _OTHER: dict[str, tuple[str, ...]] = {
     "divmod": ("other", _UNWRAP, f"return divmod({_TARGET}, other)"),
+    "fspath": ("", f"return os.fspath({_TARGET})"),
     "rdivmod": ("other", f"return divmod(other, {_TARGET})"),
     "pow": (
         "other, modulo=None",
@@ -126,7 +178,7 @@ _OTHER: dict[str, tuple[str, ...]] = {
 # These have no builtin to go through.
 _METHODS = (
     *("enter", "exit", "aenter", "aexit", "await", "aiter", "anext"),
-    *("fspath", "get", "set", "delete", "set_name"),
+    *("get", "set", "delete", "set_name"),
 )
 
 # What every object has, whatever its class.
@@ -154,6 +206,9 @@ def _names(mask: int) -> Iterator[str]:
         yield "__bytes__"
     if mask & BIT["__array_ufunc__"] and mask & BIT["__buffer__"]:
         yield "__arrow_array__"
+    if mask & TEXT:
+        # Strings are paths, for which Python asks them by exact type.
+        yield "__fspath__"
     if mask & (BIT["__float__"] | BIT["__complex__"]):
         # NumPy knows Python's own numbers by exact type, and would make arrays of objects.
         yield from ("__array__", "__array_ufunc__")
@@ -183,7 +238,7 @@ def _template(name: str) -> tuple[str, ...]:
     if symbol:
         return "other", _UNWRAP, f"return {_TARGET} {symbol} other"
     if name[0] == "r":
-        return "other", f"return other {_BINARY[name[1:]]} {_TARGET}"
+        return _reflected(name[1:])
     # In place: the name keeps the proxy if the target has changed itself, and else becomes the
     # plain result, as it does for `x = 1; x += 1`.
     return (
@@ -193,6 +248,33 @@ def _template(name: str) -> tuple[str, ...]:
         f"result {_BINARY[name[1:]]}= other",
         "return self if result is target else result",
     )
+
+
+def _reflected(name: str) -> tuple[str, ...]:
+    result = f"return other {_BINARY[name]} {_TARGET}"
+    return (
+        "other",
+        f"if hasattr(other, '__i{name}__') and called_in_place():",
+        f"    other {_BINARY[name]}= {_TARGET}",
+        "    return other",
+        result,
+    )
+
+
+def called_in_place() -> bool:
+    """Tell whether the reflected method that asks was called for ``x += proxy``.
+
+    A list, a set or a bytearray does not know the proxy's type and leaves the operation to the
+    proxy's reflected method, the same one for ``+`` and ``+=``. Giving a new list for the latter
+    would be silently wrong: whoever else holds the list would not see it grow. Only the
+    instruction of the caller tells the two apart.
+    """
+    import opcode
+
+    caller = sys._getframe(2)
+    instruction = caller.f_code.co_code[caller.f_lasti : caller.f_lasti + 2]
+    # The arguments of BINARY_OP from 13 on are the in-place operators.
+    return instruction[0] == opcode.opmap["BINARY_OP"] and instruction[1] >= 13
 
 
 def _compile(name: str, parameters: str, *body: str) -> Callable[..., Any]:
@@ -218,9 +300,38 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
+def _signature(target: Any, name: str) -> Any:
+    """Answer ``inspect.signature``, which would otherwise find that of the proxy's ``__call__``."""
+    import inspect
+
+    return inspect.signature(target) if callable(target) else getattr(target, name)
+
+
+def _array_interface(target: Any, name: str) -> Any:
+    """Give NumPy the memory of an array only where that is all there is to it.
+
+    NumPy asks for ``__array_struct__`` and ``__array_interface__`` before ``__array__``, which
+    gives the array itself. But the former loses the unit of dates, and both lose what a dtype has
+    beyond its string: dates without their unit are wrong, and nobody is told.
+    """
+    dtype = getattr(target, "dtype", None)
+    if name == "__array_struct__" or getattr(dtype, "kind", "") not in tuple("biufcmMSU"):
+        raise AttributeError(f"a proxy of {type(target).__name__!r} has no attribute {name!r}")
+    return getattr(target, name)
+
+
+# Attributes that are looked up on objects, but where the target's own would mislead who asks.
+ATTRIBUTES: dict[str, Callable[[Any, str], Any]] = {
+    "__signature__": _signature,
+    "__array_struct__": _array_interface,
+    "__array_interface__": _array_interface,
+}
+
 _GLOBALS: dict[str, Any] = {
     "Forwarder": Forwarder,
     "math": math,
+    "called_in_place": called_in_place,
     "operator": operator,
+    "os": os,
     "unwrapped": unwrapped,
 }

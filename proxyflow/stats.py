@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from time import perf_counter
 
+from proxyflow.forking import renew_in_child
 from proxyflow.sizes import format_size
 
 __all__ = ["OperationStats", "StoreStats"]
@@ -34,7 +35,14 @@ class StoreStats:
 
     def __init__(self) -> None:
         self._operations: dict[str, OperationStats] = {}
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold."""
+        # Re-entrant: the garbage collector may evict something, which is recorded, in the midst
+        # of recording.
+        self._lock = threading.RLock()
 
     def record(self, operation: str, started: float, nbytes: int = 0) -> None:
         """Add one operation that began at `started` (``time.perf_counter``)."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextvars import ContextVar
 from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeVar
 
 from proxyflow import recipe as recipes
-from proxyflow.cache import PayloadCache
-from proxyflow.config import default_secret, default_url
+from proxyflow.config import as_url
 from proxyflow.connectors import connector_class, open_url
 from proxyflow.connectors.protocol import (
     Addressable,
@@ -33,28 +30,24 @@ from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
-    ProxyflowError,
     StoreClosedError,
     UnsupportedError,
 )
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
 from proxyflow.future import StoreFuture
-from proxyflow.periodic import Periodic
+from proxyflow.lifetime import References
+from proxyflow.options import CACHE, NAMES, StoreOptions
+from proxyflow.periodic import poll
 from proxyflow.proxy import Proxy
+from proxyflow.reader import CachingReader
+from proxyflow.scope import note, scope
 from proxyflow.serialize import Payload, deserialize, serialize
-from proxyflow.sizes import parse_size
 from proxyflow.stats import StoreStats
 
 __all__ = ["Store"]
 
 T = TypeVar("T")
-
-_CACHE = 256 << 20
-_OPTIONS = frozenset({"compress", "verify", "cache"})
-
-# The keys made within the innermost scope() of this thread or task.
-_scope: ContextVar[list[tuple[Store, Key]] | None] = ContextVar("proxyflow_scope", default=None)
 
 
 class Store:
@@ -114,26 +107,30 @@ class Store:
         secret: str | bytes | None = None,
         cache: int | str | None = None,
     ) -> None:
-        if connector is None:
-            parsed = _as_url(url)
-            options = {k: v for k, v in parsed.options.items() if k not in _OPTIONS}
-            compress = parsed.flag("compress") if "compress" in parsed.options else compress
-            verify = parsed.flag("verify") if verify is None else verify
-            cache = parsed.options.get("cache") if cache is None else cache
-            connector = open_url(parsed.replace(options=options))
-        elif url is not None:
+        if url is not None and connector is not None:
             raise ConfigError("a store has a URL or a connector, not both")
-        self.connector = connector
+        parsed = as_url(url) if connector is None else None
+        options = StoreOptions.read(
+            parsed, compress=compress, verify=verify, secret=secret, cache=cache
+        )
+        if connector is None:
+            assert parsed is not None
+            theirs = {k: v for k, v in parsed.options.items() if k not in NAMES}
+            connector = open_url(parsed.replace(options=theirs))
+        self.connector: Connector = connector
         self.stats = StoreStats()
         self._views = isinstance(connector, ViewReader)
         # Asked once: a runtime check of a protocol takes longer than a small put.
         self._frames = isinstance(connector, FrameWriter)
         self.deferrable = isinstance(connector, DeferrableConnector)
-        self._compress = not self._views if compress is None else compress
-        self._verify = bool(verify)
-        self._secret = _as_secret(secret)
-        self._cache = _as_cache(cache, self._views)
+        self._compress = not self._views if options.compress is None else options.compress
+        self._verify = options.verify
+        self._secret = options.secret
+        self._reader = CachingReader(connector, options.cache)
+        self._pid = os.getpid()
+        self._joined = False
         self._closed = False
+        self._references: dict[int, References] = {}
         self.recipe = recipes.make(connector, self._options())
         recipes.register(self.recipe, self)
 
@@ -144,8 +141,8 @@ class Store:
             options["compress"] = str(int(self._compress))
         if self._verify:
             options["verify"] = "1"
-        if self._cache and self._cache.capacity != _CACHE:
-            options["cache"] = str(self._cache.capacity)
+        if self._reader.cache.capacity != CACHE:
+            options["cache"] = str(self._reader.cache.capacity)
         return options
 
     # -- configuration -------------------------------------------------------------------------
@@ -175,11 +172,14 @@ class Store:
         url = options.pop("url", None)
         path = options.pop("connector", None)
         arguments = options.pop("config", {})
-        if set(options) - _OPTIONS or (url is None) == (path is None):
+        if set(options) - NAMES or (url is None) == (path is None):
             raise ConfigError(f"not the configuration of a store: {config!r}")
         if url is not None:
-            return cls(url, **options)
-        return cls(connector=connector_class(path).from_config(arguments), **options)
+            store = cls(url, **options)
+        else:
+            store = cls(connector=connector_class(path).from_config(arguments), **options)
+        store._joined = True
+        return store
 
     @property
     def session(self) -> str | None:
@@ -189,7 +189,9 @@ class Store:
     @property
     def owner(self) -> bool:
         """Whether closing this store ends its session."""
-        return not isinstance(self.connector, SessionMember) or self.connector.owner
+        if isinstance(self.connector, SessionMember):
+            return self.connector.owner
+        return not self._joined and self._pid == os.getpid()
 
     @property
     def maps(self) -> bool:
@@ -248,21 +250,33 @@ class Store:
         """Remove the object; removing a missing one is no error."""
         self._check_open()
         started = perf_counter()
-        if self._cache:
-            self._cache.drop(key)
+        self._reader.cache.drop(key)
         self.connector.evict(key)
         self.stats.record("evict", started)
 
     def put_batch(self, objs: Iterable[Any]) -> list[Key]:
-        """Store several objects and return their keys in the same order."""
+        """Store several objects and return their keys in the same order.
+
+        When one of them cannot be stored, none is.
+        """
         payloads = [self.encode(obj) for obj in objs]
         self._check_open()
         if self._frames:
-            return [self.write(payload) for payload in payloads]
+            return self._write_all(payloads)
         started = perf_counter()
         keys = self.connector.put_batch([b"".join(payload.frames) for payload in payloads])
         self.stats.record("put_batch", started, sum(payload.nbytes for payload in payloads))
-        return self._note(keys)
+        return note(self, keys)
+
+    def _write_all(self, payloads: list[Payload]) -> list[Key]:
+        keys: list[Key] = []
+        try:
+            for payload in payloads:
+                keys.append(self.write(payload))
+        except BaseException:
+            self.evict_batch(keys)
+            raise
+        return keys
 
     def get_batch(self, keys: Sequence[Key], default: Any = None) -> list[Any]:
         """Return several objects in the order of their keys, `default` for each missing one."""
@@ -364,8 +378,7 @@ class Store:
         """
         return StoreFuture(self.recipe, self.new_key(), timeout)
 
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[Store]:
+    def scope(self) -> contextlib.AbstractContextManager[Store]:
         """Evict, on leaving the ``with`` block, what this thread stored here within it.
 
         Examples
@@ -376,19 +389,17 @@ class Store:
         ...     list(store.scan())
         []
         """
-        made: list[tuple[Store, Key]] = []
-        outer = _scope.set(made)
-        try:
-            yield self
-        finally:
-            _scope.reset(outer)
-            for store, key in made:
-                if store is self:
-                    self.evict(key)
-                else:
-                    store._note([key])
+        return scope(self)
 
-    # -- payloads: for integrations ------------------------------------------------------------
+    # -- for integrations ----------------------------------------------------------------------
+
+    @property
+    def references(self) -> References:
+        """Who still needs which object, as counted by this process."""
+        # By process, as a forked child has a copy of this store. Without a lock, as the child
+        # might have a copy of one that was held.
+        mine = self._references.get(os.getpid())
+        return self._references.setdefault(os.getpid(), References(self)) if mine is None else mine
 
     def encode(self, obj: Any) -> Payload:
         """Return an object as frames, not stored yet."""
@@ -410,7 +421,8 @@ class Store:
         else:
             connector.set(key, b"".join(payload.frames))
         self.stats.record("put", started, payload.nbytes)
-        return self._note([key])[0]
+        note(self, [key])
+        return key
 
     def new_key(self) -> Key:
         """Return a key under which nothing is stored yet.
@@ -433,46 +445,18 @@ class Store:
         self._check_open()
         if isinstance(self.connector, KeyWaiter):
             return self.connector.wait(key, timeout)
-        return _poll(lambda: self.exists(key), timeout)
-
-    def _note(self, keys: list[Key]) -> list[Key]:
-        made = _scope.get()
-        if made is not None:
-            made.extend((self, key) for key in keys)
-        return keys
+        return poll(lambda: self.exists(key), timeout)
 
     def _read(self, key: Key) -> Buffer | None:
         self._check_open()
-        connector: Any = self.connector
         if self._views:
+            # Opened in microseconds, and its pages are the store's: nothing to cache.
+            connector: Any = self.connector
             view: memoryview | None = connector.get_view(key)
             return view
-        payload = self._cached(key)
-        if payload is None:
-            payload = connector.get(key)
-            if payload is None:
-                return None
-            if self._cache:
-                self._cache.add(key, payload)
-                _keeper.ensure_running()
+        payload = self._reader.get(key)
         # A copy of its own for each reader, in memory it may write to.
-        return memoryview(bytearray(payload))
-
-    def _cached(self, key: Key) -> Buffer | None:
-        payload = self._cache.get(key) if self._cache else None
-        if payload is not None and not self.connector.exists(key):
-            self.drop_evicted()
-            return None
-        return payload
-
-    def drop_evicted(self) -> bool:
-        """Let go of cached payloads whose object is gone; return whether any are left."""
-        if self._cache is None or self._closed:
-            return False
-        for key in self._cache.held():
-            if not self.connector.exists(key):
-                self._cache.drop(key)
-        return len(self._cache) > 0
+        return None if payload is None else memoryview(bytearray(payload))
 
     def _decode(self, payload: Buffer, key: Key) -> Any:
         try:
@@ -502,9 +486,10 @@ class Store:
             return
         self._closed = True
         recipes.forget(self.recipe, self)
-        if self._cache:
-            self._cache.clear()
-        self.connector.close()
+        self._reader.cache.clear()
+        # A connector that knows no sessions removes everything when it is closed.
+        if self.owner or isinstance(self.connector, SessionMember):
+            self.connector.close()
 
     def __enter__(self) -> Store:
         return self
@@ -523,54 +508,3 @@ class Store:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError("the store has been closed", store=self.name)
-
-
-def _as_url(url: str | StoreURL | os.PathLike[str] | None) -> StoreURL:
-    if url is None:
-        return default_url()
-    if isinstance(url, StoreURL):
-        return url
-    if isinstance(url, os.PathLike):
-        return StoreURL("file", path=os.path.abspath(url))
-    return StoreURL.parse(url)
-
-
-def _as_secret(secret: str | bytes | None) -> bytes | None:
-    if secret is None:
-        return default_secret()
-    return secret.encode() if isinstance(secret, str) else bytes(secret)
-
-
-def _as_cache(capacity: int | str | None, views: bool) -> PayloadCache | None:
-    # A mapping is opened in microseconds and shares its pages with the store: nothing to cache.
-    if views:
-        return None
-    size = _CACHE if capacity is None else parse_size(capacity)
-    return PayloadCache(size) if size else None
-
-
-def _poll(condition: Any, timeout: float | None) -> bool:
-    """Wait for a condition by asking, ever more rarely: for connectors that cannot tell."""
-    deadline = None if timeout is None else perf_counter() + timeout
-    pause = 0.001
-    never = threading.Event()
-    while not condition():
-        remaining = pause if deadline is None else min(pause, deadline - perf_counter())
-        if remaining <= 0:
-            return False
-        never.wait(remaining)
-        pause = min(pause * 1.5, 0.2)
-    return True
-
-
-def _drop_evicted() -> bool:
-    """Let the caches of all stores of this process go of what others have evicted."""
-    left = False
-    for store in recipes.open_stores():
-        # A store that does not answer now is asked again.
-        with contextlib.suppress(ProxyflowError, OSError):
-            left |= store.drop_evicted()
-    return left
-
-
-_keeper = Periodic("proxyflow-cache", 2.0, _drop_evicted)

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, send
+from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
-from proxyflow.lifetime import References
 from proxyflow.nesting import contains_proxy
 from proxyflow.policy import Policy
 from proxyflow.proxy import extract
 from proxyflow.store import Store
+from proxyflow.taskfuture import TaskFuture
 
-__all__ = ["Submitter", "TaskFuture", "shares_memory", "worker_count"]
+__all__ = ["Submitter", "shares_memory", "worker_count"]
 
-Submit = Callable[..., "Future[Any]"]
+Submit: TypeAlias = Callable[..., "Future[Any]"]
 
 
 def shares_memory(executor: Executor) -> bool:
@@ -38,43 +39,6 @@ def worker_count(executor: Executor) -> int:
     """Return how many tasks run at once, as far as the executor tells."""
     count = getattr(executor, "_max_workers", None)
     return count if isinstance(count, int) and count > 0 else os.cpu_count() or 1
-
-
-class TaskFuture(Future[Any]):
-    """The executor's own future, made to read a result that is in the store when asked for it.
-
-    A future that followed the executor's would have to repeat its every state; this *is* the
-    executor's, so cancelling, waiting, callbacks and exceptions are what they always were. Its
-    class is changed right after it was made, before anybody else has seen it.
-    """
-
-    _eviction: weakref.finalize[..., Any] | None = None
-
-    @staticmethod
-    def of(future: Future[Any]) -> TaskFuture:
-        """Turn an executor's future into one of these."""
-        if not isinstance(future, TaskFuture):
-            kind = type(future)
-            future.__class__ = TaskFuture if kind is Future else _task_future_class(kind)
-        assert isinstance(future, TaskFuture)
-        return future
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Return the task's result, exactly as it returned it, as often as asked."""
-        result = super().result(timeout)
-        return extract(result.proxy) if type(result) is StoredResult else result
-
-    def fetch(self) -> None:
-        """Read the result out of the store, so that it outlives it."""
-        if self._eviction is not None and self._eviction.alive:
-            self.result()
-            self._eviction()
-
-
-@functools.cache
-def _task_future_class(kind: type[Future[Any]]) -> type[TaskFuture]:
-    """Return the class for an executor that has futures of its own, like loky."""
-    return type("TaskFuture", (TaskFuture, kind), {})
 
 
 class Submitter:
@@ -99,7 +63,8 @@ class Submitter:
         self.policy = policy
         self.resolve: Resolve = check_resolve(resolve)
         self.results = results
-        self.references = References(store)
+        self.references = store.references
+        self.pid = os.getpid()
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
@@ -123,9 +88,15 @@ class Submitter:
         self, submit: Submit, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Future[Any]:
         """Submit one call to an executor of this process: values are handed over as they are."""
-        if self.resolve != "lazy" and contains_proxy((args, kwargs)):
-            function = Call(function, self.resolve)
+        if contains_proxy((args, kwargs)):
+            function = self.restoring(function)
         return submit(function, *args, **kwargs)
+
+    def restoring(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that takes proxies where another one takes objects."""
+        if self.resolve == "lazy" or restores(function):
+            return function
+        return Call(function, self.resolve)
 
     def _submit(
         self,
@@ -137,11 +108,13 @@ class Submitter:
     ) -> tuple[Future[Any], bool]:
         """Submit one call; return its future and whether anything was stored for it."""
         sent = send(args, kwargs, self.policy, self.references, self.store)
-        restoring = resolve if sent.proxies else None
+        restoring = resolve if sent.proxies and not restores(function) else None
         key = None
         if self.results:
             key = self._new_result_key()
-            function = Call(function, restoring, self.store.recipe, key, self.policy.nbytes)
+            function = Call(
+                function, restoring, self.store.recipe, key, self.policy.nbytes, self.policy.types
+            )
         elif restoring is not None:
             function = Call(function, restoring)
         try:
@@ -151,10 +124,9 @@ class Submitter:
             raise
         # As little as possible from here on: the executor's own thread, which hands the task to a
         # worker, waits for this one to let go of the interpreter.
-        if self.results:
-            future = TaskFuture.of(future)
-        self._running.add(future)
-        future.add_done_callback(functools.partial(self._finish, sent.keys, key))
+        if self.results or sent.keys:
+            self._running.add(future)
+            TaskFuture.of(future, functools.partial(self._finish, sent.keys, key))
         return future, bool(sent.keys)
 
     def _new_result_key(self) -> Key:
@@ -162,31 +134,32 @@ class Submitter:
         # report is thus known and can be removed.
         return self.store.new_key() if self.store.deferrable else None
 
-    def _finish(self, keys: list[Key], result_key: Key, future: Future[Any]) -> None:
+    def _finish(
+        self,
+        keys: list[Key],
+        result_key: Key,
+        future: TaskFuture,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
         """Evict what nobody can ask for any more, now that a task is done."""
         if keys:
             self.references.release(keys)
-        try:
-            error = future.exception()
-        except CancelledError:
-            self._discard(result_key, doubtful=True)
-        else:
-            if error is not None:
-                self._discard(result_key, doubtful=isinstance(error, BrokenExecutor))
-            elif isinstance(future, TaskFuture):
-                self._keep_result(future, result_key)
+        # A result that another submitter's wrapping of the same call stored is not ours to evict.
+        if type(result) is StoredResult and result_key in (None, result.key):
+            self.references.adopt(result.key, result.digest)
+            future._eviction = weakref.finalize(future, self.references.release, [result.key])
+            with self._idle:
+                self._stored.add(future)
+        elif result_key is not None and (error is not None or future.cancelled()):
+            # A worker may have stored its result and died, or be about to store it.
+            self.references.evict(result_key)
+            if error is None or isinstance(error, BrokenExecutor):
+                self._doubtful.append(result_key)
         self._running.discard(future)
         if not self._running:
             with self._idle:
                 self._idle.notify_all()
-
-    def _keep_result(self, future: TaskFuture, key: Key) -> None:
-        result = Future.result(future)
-        # A result that another submitter's wrapping of the same call stored is not ours to evict.
-        if type(result) is StoredResult and key in (None, result.key):
-            self.references.adopt(result.key, result.digest)
-            self._stored.add(future)
-            future._eviction = weakref.finalize(future, self.references.release, [result.key])
 
     def map(
         self,
@@ -218,43 +191,21 @@ class Submitter:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
-        tasks: deque[tuple[Future[Any], bool]] = deque()
-        run = _Chunk(Call(function, self.resolve))
+        run = _Chunk(function if restores(function) else Call(function, self.resolve))
 
-        def fill() -> None:
-            while sum(stored for _, stored in tasks) < window:
-                chunk = list(islice(items, chunksize))
-                if not chunk:
-                    return
-                if chunksize == 1:
-                    task = self._submit(submit, function, self.resolve, chunk[0], {})
-                else:
-                    task = self._submit(submit, run, None, (chunk,), {})
-                tasks.append(task)
+        def submit_next() -> _Task | None:
+            chunk = list(islice(items, chunksize))
+            if not chunk:
+                return None
+            if chunksize == 1:
+                return _Task(*self._submit(submit, function, self.resolve, chunk[0], {}))
+            return _Task(*self._submit(submit, run, None, (chunk,), {}))
 
-        try:
-            fill()
-        except BaseException:
-            _cancel(tasks)
-            raise
-        return _results(tasks, fill, deadline, chunksize > 1)
+        tasks = _Window(submit_next, window)
+        tasks.fill()
+        return tasks.results(deadline, chunked=chunksize > 1)
 
     # -- cleaning up ---------------------------------------------------------------------------
-
-    def _discard(self, key: Key, *, doubtful: bool) -> None:
-        """Remove what a task that failed or was cancelled may have stored as its result.
-
-        Parameters
-        ----------
-        key
-            Where its result would be.
-        doubtful
-            Whether a worker may still be about to store it; :meth:`close` then looks again.
-        """
-        if key is not None:
-            self.references.evict(key)
-            if doubtful:
-                self._doubtful.append(key)
 
     def wait_idle(self) -> None:
         """Wait until every task is done."""
@@ -268,8 +219,12 @@ class Submitter:
 
     def close(self) -> None:
         """Read the results that are still in the store, and leave nothing there."""
-        for future in list(self._stored):
-            future.fetch()
+        with self._idle:
+            stored = list(self._stored)
+        with contextlib.ExitStack() as fetches:
+            # One that fails keeps none of the others.
+            for future in stored:
+                fetches.callback(future.fetch)
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
@@ -280,7 +235,7 @@ class _Chunk:
 
     __slots__ = ("call",)
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -291,29 +246,65 @@ class _Chunk:
         return [self.call(*args) for args in extract(chunk)]
 
 
-def _results(
-    tasks: deque[tuple[Future[Any], bool]],
-    fill: Callable[[], None],
-    deadline: float | None,
-    chunked: bool,
-) -> Iterator[Any]:
-    try:
-        while tasks:
-            future = tasks[0][0]
-            result = future.result(None if deadline is None else deadline - monotonic())
-            tasks.popleft()
-            # Gone before the caller has the result: nothing of ours keeps the stored copy.
-            del future
-            fill()
-            if chunked:
-                yield from result
-            else:
-                yield result
-            del result
-    finally:
-        _cancel(tasks)
+class _Task(NamedTuple):
+    """A task of a map."""
+
+    future: Future[Any]
+    stored: bool
+    """Whether anything was stored for it."""
 
 
-def _cancel(tasks: Iterable[tuple[Future[Any], bool]]) -> None:
-    for future, _ in tasks:
-        future.cancel()
+class _Window:
+    """The tasks of a map that are in flight, or done and not yet taken by the caller.
+
+    Parameters
+    ----------
+    submit_next
+        Submits the next task; returns None when there are no more.
+    size
+        How many tasks that something was stored for there may be.
+    """
+
+    def __init__(self, submit_next: Callable[[], _Task | None], size: int) -> None:
+        self._submit_next = submit_next
+        self._size = size
+        self._tasks: deque[_Task] = deque()
+        self._stored = 0
+
+    def fill(self) -> None:
+        """Submit tasks until the window is full; cancel all if that fails."""
+        try:
+            while self._stored < self._size:
+                task = self._submit_next()
+                if task is None:
+                    return
+                self._tasks.append(task)
+                self._stored += task.stored
+        except BaseException:
+            self._cancel()
+            raise
+
+    def results(self, deadline: float | None, *, chunked: bool) -> Iterator[Any]:
+        """Yield the results in order, submitting more as they are taken."""
+        try:
+            while self._tasks:
+                if chunked:
+                    yield from self._next_result(deadline)
+                else:
+                    yield self._next_result(deadline)
+        finally:
+            self._cancel()
+
+    def _next_result(self, deadline: float | None) -> Any:
+        # The task goes with this frame: when the caller has the result, nothing of ours keeps the
+        # stored copy.
+        task = self._tasks[0]
+        result = task.future.result(None if deadline is None else deadline - monotonic())
+        self._tasks.popleft()
+        self._stored -= task.stored
+        self.fill()
+        return result
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.future.cancel()

@@ -33,7 +33,12 @@ SEQUENCE_PATTERN = 1 << 96  # matches `case [a, b]`
 MAPPING_PATTERN = 1 << 97  # matches `case {"a": x}`
 FOREIGN_BASES = 1 << 98  # a base class, or a registered one, lives outside the class's own package
 KINDRED_BASES = 1 << 99  # a base class lives in another module of the class's own package
+TEXT = 1 << 101  # a str or bytes
 OWN_DUNDERS = 1 << 100  # this object may have `__x__` attributes that its class does not have
+
+# Py_TPFLAGS_SEQUENCE and Py_TPFLAGS_MAPPING, see "type objects" in the C API reference.
+SEQUENCE_FLAG = 1 << 5
+MAPPING_FLAG = 1 << 6
 
 # Attributes of arrays and frames that a proxy answers from its facts.
 ARRAY_ATTRIBUTES = ("shape", "dtype", "nbytes", "ndim", "size")
@@ -113,7 +118,7 @@ def _examine(cls: type, sample: object) -> Traits:
         attributes=tuple(name for name in ARRAY_ATTRIBUTES if _is_cheap(cls, name, _C_ATTRIBUTES)),
         # A hash by identity is another one for the copy that the proxy resolves to.
         hashable=getattr(cls, "__hash__", None) not in (None, object.__hash__),
-        has_dict=hasattr(sample, "__dict__"),
+        has_dict=_is_cheap(cls, "__dict__", _C_ATTRIBUTES),
     )
 
 
@@ -125,11 +130,12 @@ def _mask(cls: type, sample: object) -> int:
             mask |= bit
     if sys.version_info < (3, 12) and _exports_buffer(sample):
         mask |= BIT["__buffer__"]
-    # Py_TPFLAGS_SEQUENCE and Py_TPFLAGS_MAPPING, see "type objects" in the C API reference.
-    if cls.__flags__ & (1 << 5):
+    if cls.__flags__ & SEQUENCE_FLAG:
         mask |= SEQUENCE_PATTERN
-    if cls.__flags__ & (1 << 6):
+    if cls.__flags__ & MAPPING_FLAG:
         mask |= MAPPING_PATTERN
+    if issubclass(cls, (str, bytes)):
+        mask |= TEXT
     return mask | _base_traits(cls)
 
 
@@ -188,9 +194,11 @@ def _computes_attributes(cls: type) -> bool:
     """Tell whether an object's attributes are more than those of its class and its ``__dict__``."""
     if issubclass(cls, (type, types.ModuleType, types.FunctionType)):
         return True
+    # pandas computes attributes from labels; that one is called `__x__` is not worth a transfer.
+    computes = _owner(cls, "__getattr__")
+    if computes is not None and _package(computes) != "pandas":
+        return True
     # object's own, or a C type's, is a wrapper; a function is somebody's override.
     getattribute = _owner(cls, "__getattribute__")
     assert getattribute is not None  # object has one
-    return hasattr(cls, "__getattr__") or not isinstance(
-        getattribute.__dict__["__getattribute__"], types.WrapperDescriptorType
-    )
+    return not isinstance(getattribute.__dict__["__getattribute__"], types.WrapperDescriptorType)

@@ -101,6 +101,7 @@ class ProxyExecutor(Executor):
         generator of any length fills neither the store nor the memory.
         """
         if self._shared:
+            fn = self._submitter.restoring(fn)
             return self._executor.map(fn, *iterables, timeout=timeout, chunksize=chunksize)
         return self._submitter.map(
             self._executor.submit,

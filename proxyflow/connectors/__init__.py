@@ -88,6 +88,8 @@ def connector_class(name: str) -> Any:
     module, _, attribute = entry.path.partition(":")
     try:
         found: Any = importlib.import_module(module)
+    except ValueError as error:
+        raise ConfigError(f"connector {name!r} is not at {entry.path!r}") from error
     except ImportError as error:
         raise MissingDependencyError(
             f"connector {name!r} cannot be imported: {error}",

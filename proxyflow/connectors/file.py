@@ -11,54 +11,46 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import (
-    SESSION_NAME,
-    SessionDirectory,
-    SessionHold,
-    new_name,
-    sweep,
+from proxyflow.connectors.filekey import (
+    OBJECT_NAME,
+    FileKey,
+    KeyMaker,
+    closed,
+    ended,
+    failure,
+    not_an_object,
+    split_key,
 )
+from proxyflow.connectors.protocol import Buffer, StoredObject
+from proxyflow.connectors.session import SessionDirectory, SessionHold
+from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
     ConfigError,
-    InvalidKeyError,
     StoreClosedError,
+    StoreError,
     StoreFullError,
     StoreUnreachableError,
 )
+from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
+from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.watch import DirectoryWatch
 
 __all__ = ["FileConnector", "FileKey"]
 
-# Session and object name. Neither can hold a separator, a leading dot or a NUL, so no key that
-# matches can name anything but an object.
-_KEY = re.compile(rf"({SESSION_NAME.pattern})\.([a-z2-7]{{14}})")
-
 # Below this size reading into fresh memory is faster than setting up and tearing down a mapping.
 _MAP_FROM = 64 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Of how many other sessions the directories are kept open.
+_OTHERS = 16
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-class FileKey(NamedTuple):
-    """Key of an object in a :class:`FileConnector`.
-
-    Parameters
-    ----------
-    filename
-        Session and object name, separated by a dot.
-    """
-
-    filename: str
 
 
 class FileConnector:
@@ -84,6 +76,8 @@ class FileConnector:
     ------
     StoreUnreachableError
         If a directory cannot be made or opened.
+    ConfigError
+        If a directory's name is none, or both are the same.
     StoreClosedError
         If the session to join has ended.
 
@@ -111,15 +105,24 @@ class FileConnector:
         durable: bool = False,
         spill: str | None = None,
     ) -> None:
-        self.store_dir = os.path.abspath(os.fspath(store_dir))
+        self.store_dir = _as_directory(store_dir)
         self.clear = clear
         self.durable = durable
-        self.spill = None if spill is None else os.path.abspath(os.fspath(spill))
+        self.spill = None if spill is None else _as_directory(spill)
+        if self.spill == self.store_dir:
+            raise ConfigError(f"the spill directory is the store's own: {self.spill}")
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
         self._directories = self._open_directories(roots, session)
         self._name = self._directories[0].name
+        self._make_key = KeyMaker(self._name)
         self._others: dict[str, list[SessionDirectory]] = {}
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold."""
+        # Re-entrant: the garbage collector may evict something in the midst of it.
+        self._lock = threading.RLock()
 
     def _open_directories(self, roots: list[str], session: str | None) -> list[SessionDirectory]:
         if session is not None:
@@ -127,9 +130,15 @@ class FileConnector:
         opened: list[SessionDirectory] = []
         try:
             for root in roots:
-                sweep(root)
+                # What cannot be removed now must not keep a new run from starting.
+                with contextlib.suppress(StoreUnreachableError):
+                    sweep(root)
                 name = opened[0].name if opened else None
-                opened.append(SessionDirectory.create(root, name=name, keep=not self.clear))
+                opened.append(
+                    SessionDirectory.create(
+                        root, name=name, keep=not self.clear, durable=self.durable
+                    )
+                )
         except BaseException:
             for directory in opened:
                 directory.close()
@@ -139,12 +148,7 @@ class FileConnector:
     @classmethod
     def from_url(cls, url: StoreURL) -> FileConnector:
         """Return the connector that ``file:///directory?durable=1&spill=/second#session`` names."""
-        url.check_options(frozenset({"durable", "spill", "clear"}))
-        if url.authority not in ("", "localhost") or not url.path:
-            raise ConfigError(
-                f"{url} does not name a directory of this host",
-                remedy="write three slashes: file:///directory",
-            )
+        _check_url(url)
         return cls(
             url.path,
             url.flag("clear", True),
@@ -171,6 +175,7 @@ class FileConnector:
     @staticmethod
     def sweep_url(url: StoreURL) -> list[str]:
         """Remove what dead owners left in the directories `url` names; opens no session."""
+        _check_url(url)
         roots = [url.path, *filter(None, [url.options.get("spill")])]
         return sorted({name for root in roots for name in sweep(root)})
 
@@ -217,13 +222,13 @@ class FileConnector:
 
     @property
     def _closed(self) -> bool:
-        return self._directories[0].fd < 0
+        return self._directories[0].closed
 
     # -- writing -------------------------------------------------------------------------------
 
     def new_key(self, obj: Buffer | None = None) -> FileKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return FileKey(f"{self.session}.{new_name(14)}")
+        return self._make_key()
 
     def put(self, obj: Buffer) -> FileKey:
         """Store an object and return its key.
@@ -277,7 +282,7 @@ class FileConnector:
             "(file:///...?spill=/second/directory), or choose a larger one",
         ) from full
 
-    def _write(self, directory: SessionDirectory, name: str, frames: Sequence[Buffer]) -> None:
+    def _write(self, directory: Descriptor, name: str, frames: Sequence[Buffer]) -> None:
         # The file has no name until it is complete: a writer that is killed or runs out of room
         # leaves nothing, and a reader can never meet half an object.
         fd = fileio.open_unnamed(directory.fd)
@@ -327,9 +332,13 @@ class FileConnector:
         """Return whether an object is stored under the key."""
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-                return stat.S_ISREG(status.st_mode)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._unreachable(error, key) from error
+            return stat.S_ISREG(status.st_mode)
         return False
 
     def wait(self, key: FileKey, timeout: float | None = None) -> bool:
@@ -340,14 +349,17 @@ class FileConnector:
         StoreClosedError
             If the session ends while waiting: the object cannot come any more.
         """
-        directories, _ = self._locate(key)
+        path = os.path.join(self.store_dir, split_key(key, self.store_dir)[0])
+        self._locate(key)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with DirectoryWatch(directories[0].path) as watch:
+        with DirectoryWatch(path) as watch:
             while not self.exists(key):
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
-                self._check_alive(key)
+                self._check_open()
+                if not os.path.isdir(path):
+                    raise ended(self.store_dir, key)
                 watch.wait(remaining)
         return True
 
@@ -366,7 +378,7 @@ class FileConnector:
                 raise self._unreachable(error, key) from error
         try:
             if fd is not None and not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise InvalidKeyError("not an object but something else", store=self, key=key)
+                raise not_an_object(self.store_dir, key)
             yield fd
         finally:
             if fd is not None:
@@ -381,17 +393,22 @@ class FileConnector:
         """
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(name, dir_fd=directory.fd)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._unreachable(error, key) from error
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
-        self._check_open()
-        for directory in self._directories:
+        for directory in [directory.opened() for directory in self._directories]:
             for name in os.listdir(directory.fd):
-                if _KEY.fullmatch(f"{self.session}.{name}"):
-                    with contextlib.suppress(FileNotFoundError):
-                        status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+                if not OBJECT_NAME.fullmatch(name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
                         key = FileKey(f"{self.session}.{name}")
                         yield StoredObject(key, status.st_size, status.st_mtime)
 
@@ -422,37 +439,28 @@ class FileConnector:
 
     # -- keys ----------------------------------------------------------------------------------
 
-    def _locate(
-        self, key: FileKey, *, missing_ok: bool = False
-    ) -> tuple[list[SessionDirectory], str]:
-        """Return the directories that may hold the object, and its name in them.
-
-        Keys come out of pickles and are not to be trusted: one that does not have the exact form
-        of a key is refused before it gets near the file system.
-        """
+    def _locate(self, key: FileKey, *, missing_ok: bool = False) -> tuple[list[Descriptor], str]:
+        """Return the directories that may hold the object, and its name in them."""
         self._check_open()
-        filename = key[0] if isinstance(key, tuple) and len(key) == 1 else None
-        match = _KEY.fullmatch(filename) if isinstance(filename, str) else None
-        if match is None:
-            raise InvalidKeyError("not a key of this store", store=self.store_dir, key=key)
-        session, name = match.groups()
-        if session == self._name:
-            return self._directories, name
-        try:
-            return self._join(session), name
-        except StoreClosedError:
-            if missing_ok:
-                return [], name
-            raise
+        session, name = split_key(key, self.store_dir)
+        directories = self._directories
+        if session != self._name:
+            try:
+                directories = self._join(session)
+            except StoreClosedError:
+                if missing_ok:
+                    return [], name
+                raise
+        return [directory.opened() for directory in directories], name
 
     def _join(self, session: str) -> list[SessionDirectory]:
         """Return the directories of another session of the same store."""
         with self._lock:
             opened = self._others.get(session)
             if opened is None:
-                if len(self._others) >= 16:
-                    for directory in self._others.pop(next(iter(self._others))):
-                        directory.close()
+                if len(self._others) >= _OTHERS:
+                    # Not closed: another thread may be reading from it. It goes when nobody does.
+                    del self._others[next(iter(self._others))]
                 roots = [directory.root for directory in self._directories]
                 opened = [SessionDirectory.join(root, session) for root in roots]
                 self._others[session] = opened
@@ -460,27 +468,28 @@ class FileConnector:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreClosedError("the store has been closed", store=self.store_dir)
+            raise closed(self.store_dir)
 
-    def _check_alive(self, key: FileKey) -> None:
-        self._check_open()
-        if not os.path.isdir(self._locate(key)[0][0].path):
-            raise StoreClosedError(
-                f"session {self.session} has ended", store=self.store_dir, key=key
-            )
+    def _unreachable(self, error: OSError, key: FileKey) -> StoreError:
+        if self._closed:
+            # By another thread, in the midst of this call.
+            return closed(self.store_dir, key)
+        if not os.path.isdir(os.path.join(self.store_dir, split_key(key, self.store_dir)[0])):
+            return ended(self.store_dir, key)
+        return failure(error, self.store_dir, key)
 
-    def _unreachable(self, error: OSError, key: FileKey) -> Exception:
-        if error.errno == errno.ENOENT:
-            return StoreClosedError(
-                f"session {self.session} has ended: its directory is gone",
-                store=self.store_dir,
-                key=key,
-                remedy="keep the store that started the run open until its tasks are done",
-            )
-        if error.errno == errno.ELOOP:
-            return InvalidKeyError("not an object but a link", store=self.store_dir, key=key)
-        return StoreUnreachableError(
-            f"the store's directory does not answer: {error.strerror}",
-            store=self.store_dir,
-            key=key,
+
+def _as_directory(path: str) -> str:
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise ConfigError(f"not the name of a directory: {name!r}")
+    return os.path.abspath(name)
+
+
+def _check_url(url: StoreURL) -> None:
+    url.check_options(frozenset({"durable", "spill", "clear"}))
+    if url.authority not in ("", "localhost") or not url.path:
+        raise ConfigError(
+            f"{url} does not name a directory of this host",
+            remedy="write three slashes: file:///directory",
         )

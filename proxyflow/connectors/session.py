@@ -1,19 +1,18 @@
-"""A session as a directory: the owner's record, its lock, and sweeping after the dead.
+"""A session as a directory: everything one run stored, and whose it is.
 
 Layout of a store's root directory::
 
     ROOT/
-      k3v5qa2mbx/           one session: everything one run stored
-        .owner              who owns it; the owner holds a lock on this file while it lives
-        Zr1b...             objects
+      .made-by-proxyflow    so it is removed with its last session
+      k3v5qa2mbx/           one session
+        .owner              its record; the owner holds a lock on this file while it lives
+        r1bz...             objects
+      .new-c5w2...          a session being made
+      .old-x7dq...          a session being removed
 
-An owner on the same host is alive while the kernel holds its lock: no pid is ever compared, so a
-reused pid or a reboot cannot mislead. Locks of another host may not be visible (NFS, Lustre), so
-there the owner counts as alive while it keeps touching its record.
-
-The lock is a shared one: other processes may hold the session besides the one that started it, and
-it ends when the last of them closes it. A sweeper asks for an exclusive lock, which it gets only
-when all of them are gone.
+Both steps that matter are a single rename: a session appears with its owner's lock already held,
+so nobody takes it for an orphan while it is born; and it is out of reach, and recognisable as
+waste, before its first object goes.
 """
 
 from __future__ import annotations
@@ -21,30 +20,43 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
-import fcntl
-import functools
-import json
 import os
 import re
-import socket
+import shutil
 import stat
-import time
-from collections.abc import Iterator
 
-from proxyflow.errors import StoreClosedError, StoreFullError, StoreUnreachableError
+from proxyflow.connectors.owner import (
+    RECORD,
+    locks,
+    new_record,
+    read_record,
+    try_lock,
+    write_record,
+)
+from proxyflow.connectors.root import make_root, remove_root
+from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
+from proxyflow.storage.fileio import Descriptor
 
-__all__ = ["SessionDirectory", "SessionHold", "new_name", "sweep"]
+__all__ = [
+    "NEW",
+    "OLD",
+    "SESSION_NAME",
+    "SessionDirectory",
+    "SessionHold",
+    "is_private",
+    "new_name",
+    "open_directory",
+    "remove_session",
+    "unreachable",
+]
 
 SESSION_NAME = re.compile(r"[a-z2-7]{10}")
-_OWNER = ".owner"
-_UNFINISHED = ".new-"
+NEW = ".new-"
+OLD = ".old-"
 
-# How often an owner touches its record, and after how long without a touch an owner whose lock
-# cannot be seen from here counts as dead (seconds). Generous: a paused virtual machine or a
-# stalled file server must not cost a run its data.
+# How often an owner touches its record, for hosts that cannot see its lock (seconds).
 RENEWAL = 60.0
-LEASE = 900.0
 
 
 def new_name(length: int) -> str:
@@ -52,34 +64,25 @@ def new_name(length: int) -> str:
     return base64.b32encode(os.urandom(length))[:length].decode().lower()
 
 
-@functools.cache
-def _boot_id() -> str:
-    """Return what tells this boot of this host from every other."""
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-    return f"{socket.gethostname()}"
-
-
 class SessionDirectory:
     """One session's directory, owned or joined.
 
-    Use :meth:`create` or :meth:`join`; `fd` is an open descriptor of the directory, so that names
-    in it are looked up without walking the path again, and cannot be led elsewhere by a symlink.
+    Use :meth:`create` or :meth:`join`; :meth:`opened` gives a descriptor of the directory, so that
+    names in it are looked up without walking the path again, and cannot be led elsewhere by a
+    symlink.
     """
 
-    def __init__(
-        self, root: str, name: str, fd: int, lock: int | None = None, *, made_root: bool = False
-    ) -> None:
+    def __init__(self, root: str, name: str, fd: int, lock: int | None = None) -> None:
         self.root = root
         self.name = name
-        self.fd = fd
+        self._descriptor: Descriptor | None = Descriptor(fd)
         self._lock = lock
-        self._made_root = made_root
-        self._keep = False
         self._pid = os.getpid()
 
     @classmethod
-    def create(cls, root: str, *, name: str | None = None, keep: bool = False) -> SessionDirectory:
+    def create(
+        cls, root: str, *, name: str | None = None, keep: bool = False, durable: bool = False
+    ) -> SessionDirectory:
         """Start a session in `root` and own it.
 
         Parameters
@@ -90,6 +93,8 @@ class SessionDirectory:
             The session's name; by default a new one.
         keep
             Whether the session outlives its owner: nobody sweeps it.
+        durable
+            Whether the session's directory has reached the disk on return.
 
         Raises
         ------
@@ -99,42 +104,38 @@ class SessionDirectory:
             If there is no room even for the record.
         """
         try:
-            return cls._create(root, name or new_name(10), keep)
+            return cls._create(root, name or new_name(10), keep, durable)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFullError("no room to start a session", store=root) from error
-            raise StoreUnreachableError(
-                f"cannot start a session: {error.strerror}",
-                store=root,
-                remedy="check that the directory exists and may be written",
-            ) from error
+                raise StoreFullError(
+                    "no room to start a session",
+                    store=root,
+                    remedy="free some space there, or choose another directory",
+                ) from error
+            raise unreachable("start a session", root, error) from error
 
     @classmethod
-    def _create(cls, root: str, name: str, keep: bool) -> SessionDirectory:
-        # The directory appears under its name only with the lock already held, so a sweeper never
-        # meets a session that looks dead because it is being born.
-        unfinished = os.path.join(root, _UNFINISHED + name)
-        made_root = _is_ours_to_remove(root)
-        while True:
-            os.makedirs(root, mode=0o700, exist_ok=True)
-            # The root may vanish in between: its maker removes it when it is empty.
-            with contextlib.suppress(FileNotFoundError):
-                os.mkdir(unfinished, 0o700)
-                break
-        lock = os.open(
-            os.path.join(unfinished, _OWNER),
-            os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC,
-            0o600,
-        )
+    def _create(cls, root: str, name: str, keep: bool, durable: bool) -> SessionDirectory:
+        unfinished = _make_unfinished(root, name)
+        lock = fd = -1
         try:
-            _try_lock(lock, fcntl.LOCK_SH)
-            os.write(lock, json.dumps(_record(keep, made_root)).encode())
+            lock = locks.open(os.path.join(unfinished, RECORD), os.O_CREAT | os.O_EXCL | os.O_RDWR)
+            try_lock(lock, shared=True)
+            write_record(lock, new_record(keep=keep))
+            fd = open_directory(unfinished)
+            if durable:
+                os.fsync(lock)
             os.rename(unfinished, os.path.join(root, name))
-            fd = _open_directory(os.path.join(root, name))
+            if durable:
+                _sync(root)
         except BaseException:
-            os.close(lock)
+            for descriptor, close in ((fd, os.close), (lock, locks.close)):
+                if descriptor >= 0:
+                    close(descriptor)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            remove_root(root)
             raise
-        directory = cls(root, name, fd, lock, made_root=made_root)
+        directory = cls(root, name, fd, lock)
         _owned.add(directory)
         return directory
 
@@ -147,12 +148,12 @@ class SessionDirectory:
         StoreClosedError
             If there is no such session any more.
         StoreUnreachableError
-            If the directory cannot be opened from here.
+            If the directory cannot be opened from here, or belongs to another user.
         """
         if not SESSION_NAME.fullmatch(name):
             raise StoreClosedError(f"not the name of a session: {name!r}", store=root)
         try:
-            return cls(root, name, _open_directory(os.path.join(root, name)))
+            fd = open_directory(os.path.join(root, name))
         except FileNotFoundError:
             raise StoreClosedError(
                 f"session {name} has ended, or its directory is not on this host",
@@ -161,9 +162,13 @@ class SessionDirectory:
                 "every process of the run can reach",
             ) from None
         except OSError as error:
-            raise StoreUnreachableError(
-                f"cannot join session {name}: {error.strerror}", store=root
-            ) from error
+            raise unreachable(f"join session {name}", root, error) from error
+        if os.geteuid() not in (0, os.fstat(fd).st_uid):
+            # Whoever may rename things in the root could put a directory in the session's place,
+            # and what is in it gets unpickled.
+            os.close(fd)
+            raise StoreUnreachableError(f"session {name} belongs to another user", store=root)
+        return cls(root, name, fd)
 
     @classmethod
     def hold(cls, root: str, name: str) -> SessionDirectory:
@@ -179,23 +184,21 @@ class SessionDirectory:
             If the directory cannot be opened, or its file system has no locks.
         """
         directory = cls.join(root, name)
+        gone = StoreClosedError(f"session {name} is being removed", store=root)
         try:
-            lock = os.open(_OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            flags = os.O_RDWR | os.O_NOFOLLOW
+            lock = directory._lock = locks.open(RECORD, flags, directory.opened().fd)
         except OSError as error:
-            raise StoreClosedError(f"session {name} is being removed", store=root) from error
-        directory._lock = lock
-        locked = _try_lock(lock, fcntl.LOCK_SH)
-        if locked is None:
-            directory.close(remove=False)
-            raise StoreUnreachableError("the file system has no locks", store=root)
-        # A sweeper unlinks the record under its lock; whoever opened it before holds nothing.
-        if not locked or os.fstat(lock).st_nlink == 0:
-            directory.close(remove=False)
-            raise StoreClosedError(f"session {name} is being removed", store=root)
-        record = _read_record(lock)
-        directory._made_root = bool(record.get("made_root"))
-        directory._keep = bool(record.get("keep"))
+            raise gone from error
         _owned.add(directory)
+        locked = try_lock(lock, shared=True)
+        # Whoever removes a session unlinks the record under an exclusive lock: one that was opened
+        # just before is nobody's any more.
+        if not locked or os.fstat(lock).st_nlink == 0:
+            directory._let_go()
+            raise gone if locked is not None else StoreUnreachableError(
+                "the file system has no locks", store=root
+            )
         return directory
 
     @property
@@ -204,40 +207,75 @@ class SessionDirectory:
         return self._lock is not None and self._pid == os.getpid()
 
     @property
+    def closed(self) -> bool:
+        """Whether the directory has been let go of."""
+        return self._descriptor is None
+
+    def opened(self) -> Descriptor:
+        """Return the directory's descriptor, to be held for as long as its number is used.
+
+        Raises
+        ------
+        StoreClosedError
+            If the directory has been let go of.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise StoreClosedError("the store has been closed", store=self.root)
+        return descriptor
+
+    @property
     def path(self) -> str:
         """Path of the directory."""
         return os.path.join(self.root, self.name)
 
     def close(self, *, remove: bool = True) -> None:
-        """Let go of the directory; its last owner removes it with everything in it."""
-        if self.fd < 0:
+        """Let go of the directory.
+
+        Parameters
+        ----------
+        remove
+            Whether the last owner removes it with everything in it; if not, it stays until
+            somebody removes it by hand.
+
+        Raises
+        ------
+        StoreUnreachableError
+            If it cannot be removed.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
             return
-        fd, self.fd = self.fd, -1
         try:
-            if remove and not self._keep and self._is_last_owner():
-                _remove_tree(self.path, fd)
-                if self._made_root:
-                    _remove_if_empty(self.root)
+            if self.owner and remove:
+                if self._is_last_owner():
+                    remove_session(self.root, self.name, descriptor.fd)
+                    remove_root(self.root)
+            elif self.owner and self._lock is not None:
+                write_record(self._lock, new_record(keep=True))
+        except OSError as error:
+            raise unreachable(f"end session {self.name}", self.root, error) from error
         finally:
-            os.close(fd)
-            self.release_lock()
-        _owned.discard(self)
+            self._let_go()
 
     def _is_last_owner(self) -> bool:
         """Return whether no other process holds the session; the lock is then exclusive."""
-        # Where there are no locks nobody can hold a session besides the process that started it.
-        return self.owner and self._lock is not None and _try_lock(self._lock) is not False
+        assert self._lock is not None
+        # Where there are no locks nobody holds a session but the process that started it.
+        if try_lock(self._lock) is False:
+            return False
+        return not (read_record(self._lock) or {}).get("keep")
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.release_lock()
+    def _let_go(self) -> None:
+        self._descriptor = None
+        _owned.discard(self)
+        self._release_lock()
 
-    def release_lock(self) -> None:
-        """Close this process's copy of the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _release_lock(self) -> None:
+        # In a forked child the number may be another file's by now.
+        if self.owner and self._lock is not None:
+            locks.close(self._lock)
+        self._lock = None
 
     def touch(self) -> None:
         """Tell other hosts that the owner lives."""
@@ -246,7 +284,7 @@ class SessionDirectory:
 
 
 class SessionHold:
-    """A session kept alive from outside: it ends with this hold, or with its owner if that is later.
+    """Keeps a session alive from outside: it ends with this hold, or with its owner if that is later.
 
     Parameters
     ----------
@@ -281,9 +319,9 @@ class SessionHold:
 class _OwnedSessions:
     """The sessions this process owns; their records are renewed while there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = RENEWAL) -> None:
         self._sessions: set[SessionDirectory] = set()
-        self._renewal = Periodic("proxyflow-session-renewal", RENEWAL, self._renew)
+        self._renewal = Periodic("proxyflow-session-renewal", interval, self._renew)
 
     def add(self, session: SessionDirectory) -> None:
         self._sessions.add(session)
@@ -300,174 +338,93 @@ class _OwnedSessions:
         return bool(self._sessions)
 
     def forget_after_fork(self) -> None:
-        """Drop the parent's locks in a forked child.
-
-        A lock lives as long as any copy of its descriptor: a child that kept one would make a
-        killed parent look alive for as long as the child runs.
-        """
-        sessions, self._sessions = self._sessions, set()
-        for session in sessions:
-            session.release_lock()
+        """Leave the parent's sessions to the parent."""
+        self._sessions = set()
 
 
 _owned = _OwnedSessions()
 os.register_at_fork(after_in_child=_owned.forget_after_fork)
 
 
-def sweep(root: str) -> list[str]:
-    """Remove the sessions in `root` whose owner is dead, and nothing else.
-
-    Returns
-    -------
-    list of str
-        The names of the removed sessions.
-    """
-    swept = []
-    ours = _is_ours_to_remove(root)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
-        for entry in list(entries):
-            name = entry.name.removeprefix(_UNFINISHED)
-            if not SESSION_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
-                continue
-            with _orphan(entry.path, unfinished=name != entry.name) as fd:
-                if fd is not None:
-                    _remove_tree(entry.path, fd)
-                    swept.append(name)
-    if swept and ours:
-        _remove_if_empty(root)
-    return swept
+def _make_unfinished(root: str, name: str) -> str:
+    path = os.path.join(root, NEW + name)
+    while True:
+        make_root(root)
+        # The root may vanish in between, with the last session but this.
+        with contextlib.suppress(FileNotFoundError):
+            os.mkdir(path, 0o700)
+            return path
 
 
-def _is_ours_to_remove(root: str) -> bool:
-    """Return whether proxyflow made the root directory, so that its last session removes it.
-
-    The session that makes it says so in its record, and each later one passes that on.
-    """
-    try:
-        names = [name for name in os.listdir(root) if SESSION_NAME.fullmatch(name)]
-    except FileNotFoundError:
-        return True
-    for name in names:
-        with contextlib.suppress(OSError), open(os.path.join(root, name, _OWNER), "rb") as file:
-            if _read_record(file.fileno()).get("made_root"):
-                return True
-    return False
-
-
-def _remove_if_empty(root: str) -> None:
-    # Other sessions may live in it still; the last one removes it.
-    with contextlib.suppress(OSError):
-        os.rmdir(root)
-
-
-@contextlib.contextmanager
-def _orphan(path: str, *, unfinished: bool) -> Iterator[int | None]:
-    """Yield a descriptor of the session directory if its owner is dead, holding its lock."""
-    with contextlib.ExitStack() as stack:
-        try:
-            fd = _open_directory(path)
-        except OSError:
-            # Somebody else has removed it.
-            yield None
-            return
-        stack.callback(os.close, fd)
-        try:
-            lock = os.open(_OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        except OSError:
-            # Being removed right now; or its remover was killed just before the last step.
-            lock = fd
-        else:
-            stack.callback(os.close, lock)
-        mine = os.fstat(fd).st_uid == os.geteuid()
-        yield fd if mine and _is_dead(path, fd, lock, unfinished) else None
-
-
-def _is_dead(path: str, fd: int, lock: int, unfinished: bool) -> bool:
-    """Return whether a session has lost its owner; if so, its lock is now ours."""
-    locked = _try_lock(lock) if lock != fd else None
-    if locked is False:
-        return False
-    record = _read_record(lock) if lock != fd else {}
-    if record.get("keep"):
-        return False
-    if locked and not unfinished and record.get("boot") == _boot_id():
-        return True
-    return _age(path, lock) > LEASE
-
-
-def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool | None:
-    """Lock a record; False if another process is in the way, None where there are no locks."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _read_record(fd: int) -> dict[str, object]:
-    try:
-        record = json.loads(os.pread(fd, 4096, 0))
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _age(path: str, lock: int) -> float:
-    """Return the seconds since the record was touched, by the clock of the file system."""
-    # A file server's clock may differ from ours, so its own idea of now is asked for.
-    probe = os.path.join(os.path.dirname(path), f".probe-{new_name(10)}")
-    try:
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        now = os.stat(probe).st_mtime
-        os.unlink(probe)
-    except OSError:
-        now = time.time()
-    return now - os.fstat(lock).st_mtime
-
-
-def _record(keep: bool, made_root: bool) -> dict[str, object]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "boot": _boot_id(),
-        "created": time.time(),
-        "keep": keep,
-        "made_root": made_root,
-    }
-
-
-def _open_directory(path: str) -> int:
+def open_directory(path: str) -> int:
+    """Return a descriptor of a directory; a symlink is not followed."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _remove_tree(path: str, fd: int) -> None:
-    """Remove a session's directory: objects first, the record last.
+def _sync(directory: str) -> None:
+    fd = open_directory(directory)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-    A remover that is killed half-way leaves the record, so the next sweep finishes its work.
+
+def remove_session(root: str, entry: str, fd: int) -> None:
+    """Remove a session's directory with everything in it.
+
+    Parameters
+    ----------
+    root
+        The store's directory.
+    entry
+        What the session's directory is called now: its name, perhaps with a prefix.
+    fd
+        A descriptor of it.
     """
+    old = os.path.join(root, OLD + entry.removeprefix(NEW).removeprefix(OLD))
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(os.path.join(root, entry), old)
     while True:
-        for name in os.listdir(fd):
-            if name != _OWNER:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_OWNER, dir_fd=fd)
+        # The record last: it says who is at it.
+        for name in sorted(os.listdir(fd), key=RECORD.__eq__):
+            _remove_entry(name, fd)
         try:
-            os.rmdir(path)
+            os.rmdir(old)
         except FileNotFoundError:
             return
         except OSError as error:
-            # A process of the run stored one more object in between.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            if all(map(_is_nfs_remnant, os.listdir(fd))):
+                # The next sweep gets it.
+                return
+            # A process of the run stored one more object in between.
         else:
             return
 
 
+def _remove_entry(name: str, fd: int) -> None:
+    if _is_nfs_remnant(name):
+        return
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        # Another sweeper was faster.
+        return
+    except (IsADirectoryError, PermissionError):
+        # Nothing here makes directories, but whatever is in a session goes with it.
+        if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise
+        shutil.rmtree(name, dir_fd=fd)
+
+
+def _is_nfs_remnant(name: str) -> bool:
+    """Return whether NFS keeps a removed file under this name for those who have it open."""
+    return name.startswith(".nfs")
+
+
 def is_private(path: str) -> bool:
-    """Return whether `path` is a directory of ours that nobody else may enter."""
+    """Return whether `path` is a directory of ours that nobody else may enter, or nothing yet."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -476,4 +433,13 @@ def is_private(path: str) -> bool:
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.geteuid()
         and not status.st_mode & 0o077
+    )
+
+
+def unreachable(what: str, root: str, error: OSError) -> StoreError:
+    """Return the error to raise when the directory of a store cannot be worked with."""
+    return StoreUnreachableError(
+        f"cannot {what}: {error.strerror or error}",
+        store=root,
+        remedy="check that the directory exists and may be written",
     )

@@ -14,6 +14,9 @@ __all__ = ["StoreURL"]
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
+# A file's name need not be UTF-8; see os.fsdecode.
+_ANY_BYTES = "surrogateescape"
+
 
 @dataclass(frozen=True)
 class StoreURL:
@@ -62,18 +65,31 @@ class StoreURL:
                 f"not a store URL: {text!r}", remedy="write it like 'file:///dev/shm/run1'"
             )
         try:
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            pairs = parse_qsl(
+                parts.query,
+                keep_blank_values=True,
+                strict_parsing=bool(parts.query),
+                errors=_ANY_BYTES,
+            )
         except ValueError as error:
             raise ConfigError(f"the options of store URL {text!r} make no sense") from error
         options = dict(pairs)
         if len(options) != len(pairs):
             raise ConfigError(f"store URL {text!r} gives an option twice")
-        return cls(parts.scheme, parts.netloc, unquote(parts.path), options, parts.fragment or None)
+        return cls(
+            parts.scheme,
+            parts.netloc,
+            unquote(parts.path, errors=_ANY_BYTES),
+            options,
+            parts.fragment or None,
+        )
 
     def __str__(self) -> str:
-        query = f"?{urlencode(self.options, safe='/:$')}" if self.options else ""
+        path = quote(self.path, errors=_ANY_BYTES)
+        options = urlencode(self.options, safe="/:$", errors=_ANY_BYTES)
+        query = f"?{options}" if options else ""
         session = f"#{self.session}" if self.session else ""
-        return f"{self.scheme}://{self.authority}{quote(self.path)}{query}{session}"
+        return f"{self.scheme}://{self.authority}{path}{query}{session}"
 
     def __hash__(self) -> int:
         return hash(str(self))

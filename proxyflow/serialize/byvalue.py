@@ -6,8 +6,8 @@ import pickle
 import types
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
-from cloudpickle.cloudpickle import _get_or_create_tracker_id  # type: ignore[import-untyped]
+import cloudpickle
+from cloudpickle.cloudpickle import _get_or_create_tracker_id
 
 from proxyflow.serialize.mainmodule import find_in_main, program, restore_main
 from proxyflow.serialize.reducers import Reducer, dispatch_table

@@ -72,7 +72,7 @@ def _sample_pays(raw: memoryview) -> bool:
 
 
 def _lz4_compress(raw: Piece) -> bytes:
-    import lz4.block  # type: ignore[import-untyped]
+    import lz4.block
 
     packed: bytes = lz4.block.compress(raw, store_size=False)
     return packed

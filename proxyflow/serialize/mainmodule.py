@@ -3,8 +3,8 @@
 Plain pickle refers to them by name, which misleads a process with another main module.
 Cloudpickle sends them by value, which is wrong where the main module *is* the same, in a child of
 `multiprocessing`: the child's functions would meet a copy of the class (or enum) they know, and
-``isinstance`` would say no. So both are sent, the name and the value (`proxyflow.serialize.byvalue`), and
-the reader decides.
+``isinstance`` would say no. So both are sent, the name and the value
+(`proxyflow.serialize.byvalue`), and the reader decides.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ its large *buffers*. All integers are little-endian::
 
 ``length`` is that of the whole payload. Where a frame lies follows from the lengths before it;
 offsets are not stored, so none can be forged. Digests are of the bytes as stored. They are 16-byte
-XXH3-128 checksums, or, with flag ``0x01``, 32-byte BLAKE2b MACs (`proxyflow.serialize.digest`). Codec 0 is
-none, 1 is lz4 (`proxyflow.serialize.codec`). A kind means something to the caller only.
+XXH3-128 checksums, or, with flag ``0x01``, 32-byte BLAKE2b MACs (`proxyflow.serialize.digest`).
+Codec 0 is none, 1 is lz4 (`proxyflow.serialize.codec`). A kind means something to the caller only.
 
 Every reader checks everything it is going to copy or to interpret before it does so; see `unpack`.
 """

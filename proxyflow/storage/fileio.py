@@ -9,11 +9,11 @@ import os
 import resource
 import secrets
 import sys
-import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = [
+    "Descriptor",
     "Mappings",
     "discard",
     "mappings",
@@ -27,6 +27,23 @@ __all__ = [
 _IOV_MAX = 1024
 _ONE_CALL = 0x7FFFF000
 """The most bytes Linux moves in one read or write (see write(2))."""
+
+
+class Descriptor:
+    """A file descriptor that is closed when nobody uses it any more.
+
+    Closing one while another thread works with its number would let that thread loose on whatever
+    file gets the number next; so a user holds on to this object, not to the number alone.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound early: at the end of the interpreter the module's names may be gone before this.
+        close(self.fd)
 
 
 def open_unnamed(directory: int) -> int:
@@ -142,8 +159,9 @@ class Mappings:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._count = 0
-        self._lock = threading.Lock()
+        # A set, because adding and discarding need no lock: a finalizer may run in the midst of
+        # anything, and a lock could be held by a thread that a forked child does not have.
+        self._alive: set[object] = set()
 
     @property
     def limit(self) -> int:
@@ -163,7 +181,7 @@ class Mappings:
         """
         if sys.version_info >= (3, 13):
             return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY, trackfd=False))
-        if self._count >= self.limit:
+        if len(self._alive) >= self.limit:
             return None
         try:
             mapped = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
@@ -171,14 +189,10 @@ class Mappings:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             return None
-        with self._lock:
-            self._count += 1
-        weakref.finalize(mapped, self._release).atexit = False
+        token = object()
+        self._alive.add(token)
+        weakref.finalize(mapped, self._alive.discard, token).atexit = False
         return memoryview(mapped)
-
-    def _release(self) -> None:
-        # No lock: a finalizer may run inside the locked section of the same thread.
-        self._count -= 1
 
 
 mappings = Mappings()

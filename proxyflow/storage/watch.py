@@ -215,6 +215,9 @@ class DirectoryWatch:
     each. A forked child may go on with the watch it inherited: it gets events of its own and takes
     none from its parent. The first wait of the child returns ``True`` at once.
 
+    Closing may take the kernel some 10 ms. Who waits often for the same directory keeps its watch;
+    the first wait after a pause then returns ``True`` for what happened meanwhile.
+
     Examples
     --------
     >>> import tempfile, pathlib

@@ -1,0 +1,148 @@
+"""Keys of objects that are files, and what to raise when a file does not answer as it should.
+
+Keys come out of pickles and are not to be trusted: one that does not have the exact form of a key
+is refused before it gets near the file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+from typing import Any, NamedTuple
+
+from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.errors import (
+    InvalidKeyError,
+    StoreClosedError,
+    StoreError,
+    StoreUnreachableError,
+)
+
+__all__ = [
+    "OBJECT_NAME",
+    "FileKey",
+    "KeyMaker",
+    "closed",
+    "ended",
+    "failure",
+    "not_an_object",
+    "split_key",
+]
+
+# A random number of the process that makes it, and a counter: a random number for each name would
+# take longer than the rest of a small submit.
+OBJECT_NAME = re.compile(r"[a-z2-7]{8}[0-9a-f]{8}")
+
+# Neither part can hold a separator, a leading dot or a NUL, so no key that matches can name
+# anything but an object.
+_KEY = re.compile(rf"({SESSION_NAME.pattern})\.({OBJECT_NAME.pattern})")
+
+# How a name answers that stands for a link, a socket or a directory.
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR})
+
+
+class FileKey(NamedTuple):
+    """Key of an object in a :class:`FileConnector`.
+
+    Parameters
+    ----------
+    filename
+        Session and object name, separated by a dot.
+    """
+
+    filename: str
+
+
+class KeyMaker:
+    """Makes keys of one session, each only once, whatever the processes and threads.
+
+    Parameters
+    ----------
+    session
+        The session.
+
+    Examples
+    --------
+    >>> make = KeyMaker("k3v5qa2mbx")
+    >>> make() != make()
+    True
+    """
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._prefix = f"{self._session}.{new_name(8)}"
+        self._count = itertools.count()
+
+    def __call__(self) -> FileKey:
+        """Return a new key."""
+        if self._pid != os.getpid():
+            # A forked child would count on from where its parent is.
+            self._start()
+        return FileKey(f"{self._prefix}{next(self._count):08x}")
+
+
+def split_key(key: Any, store: str) -> tuple[str, str]:
+    """Return session and object name.
+
+    Raises
+    ------
+    InvalidKeyError
+        If it is not a key.
+
+    Examples
+    --------
+    >>> split_key(FileKey("k3v5qa2mbx.abcdefgh0000001f"), "/store")
+    ('k3v5qa2mbx', 'abcdefgh0000001f')
+    >>> split_key(FileKey("../../etc/passwd"), "/store")
+    Traceback (most recent call last):
+        ...
+    proxyflow.errors.InvalidKeyError: not a key of this store; store /store; key ...
+    """
+    filename = key[0] if isinstance(key, tuple) and len(key) == 1 else None
+    match = _KEY.fullmatch(filename) if isinstance(filename, str) else None
+    if match is None:
+        raise InvalidKeyError("not a key of this store", store=store, key=key)
+    return match[1], match[2]
+
+
+def closed(store: str, key: FileKey | None = None) -> StoreClosedError:
+    """Return the error of using a store after closing it."""
+    return StoreClosedError("the store has been closed", store=store, key=key)
+
+
+def ended(store: str, key: FileKey) -> StoreClosedError:
+    """Return the error of a session whose directory is gone."""
+    return StoreClosedError(
+        f"session {key[0].partition('.')[0]} has ended: its directory is gone",
+        store=store,
+        key=key,
+        remedy="keep the store that started the run open until its tasks are done",
+    )
+
+
+def not_an_object(store: str, key: FileKey) -> InvalidKeyError:
+    """Return the error of a name that stands for something that is not a plain file."""
+    return InvalidKeyError(
+        "not an object but a link, a directory or a device", store=store, key=key
+    )
+
+
+def failure(error: OSError, store: str, key: FileKey) -> StoreError:
+    """Return the error to raise for what the file system said."""
+    if error.errno in _NOT_A_FILE:
+        return not_an_object(store, key)
+    remedy = None
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "raise the limit of open files (ulimit -n), or keep fewer files open"
+    return StoreUnreachableError(
+        f"the store's directory does not answer: {error.strerror}",
+        store=store,
+        key=key,
+        remedy=remedy,
+    )

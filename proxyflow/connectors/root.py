@@ -1,0 +1,53 @@
+"""The directory a store's sessions lie in: made when missing, gone with its last session.
+
+A directory that proxyflow made holds an empty file that says so. One that was there before, or
+that something else has been put into, is never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+__all__ = ["MARK", "make_root", "remove_root"]
+
+MARK = ".made-by-proxyflow"
+
+
+def make_root(root: str) -> None:
+    """Make the directory (mode 0700) unless it exists."""
+    while True:
+        try:
+            os.mkdir(root, 0o700)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(root), exist_ok=True)
+            continue
+        _mark(root)
+        return
+
+
+def remove_root(root: str) -> None:
+    """Remove the directory if proxyflow made it and nothing is in it any more.
+
+    Whoever empties it asks; of several who do so at once, one removes it.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        while os.listdir(root) == [MARK]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(root, MARK))
+            try:
+                os.rmdir(root)
+            except FileNotFoundError:
+                return
+            except OSError:
+                # A session was started in between. Whoever ends it needs the mark; if that has
+                # happened already, it is for this one to try again.
+                _mark(root)
+            else:
+                return
+
+
+def _mark(root: str) -> None:
+    os.close(os.open(os.path.join(root, MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))

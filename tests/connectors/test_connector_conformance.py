@@ -1,0 +1,89 @@
+"""Every connector does what the protocol says, ProxyStore's included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from proxystore.connectors.file import FileConnector as PeerFileConnector
+from proxystore.connectors.local import LocalConnector
+
+from proxyflow.connectors.file import FileConnector
+from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.testing import ConnectorConformance
+
+
+class TestFileConnector(ConnectorConformance):
+    connector_type = FileConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[FileConnector]:
+        with FileConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestFileConnectorWithSpill(ConnectorConformance):
+    connector_type = FileConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[FileConnector]:
+        with FileConnector(str(tmp_path / "a"), spill=str(tmp_path / "b")) as connector:
+            yield connector
+
+
+class TestDurableFileConnector(ConnectorConformance):
+    connector_type = FileConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[FileConnector]:
+        with FileConnector(str(tmp_path / "store"), durable=True) as connector:
+            yield connector
+
+
+class TestFileConnectorWithoutUnnamedFiles(ConnectorConformance):
+    """As on NFS: files have a temporary name until they are complete."""
+
+    connector_type = FileConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileConnector]:
+        # What is left of the flag is an attempt to write to a directory, which the kernel refuses
+        # just as it does where it does not know the flag.
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
+        with FileConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestMemoryConnector(ConnectorConformance):
+    connector_type = MemoryConnector
+    across_processes = False
+
+    @pytest.fixture
+    def connector(self) -> Iterator[MemoryConnector]:
+        with MemoryConnector() as connector:
+            yield connector
+
+
+class TestPeerLocalConnector(ConnectorConformance):
+    connector_type = LocalConnector
+    shared = False
+    across_processes = False
+    checks_keys = False
+    copies = False
+
+    @pytest.fixture
+    def connector(self) -> Iterator[LocalConnector]:
+        with LocalConnector() as connector:
+            yield connector
+
+
+class TestPeerFileConnector(ConnectorConformance):
+    connector_type = PeerFileConnector
+    checks_keys = False
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[PeerFileConnector]:
+        with PeerFileConnector(str(tmp_path / "store")) as connector:
+            yield connector
