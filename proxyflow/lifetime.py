@@ -18,7 +18,7 @@ from proxyflow.options import NAMES
 
 if TYPE_CHECKING:
     from proxyflow.serialize import Payload
-from proxyflow.store import Store
+    from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
 

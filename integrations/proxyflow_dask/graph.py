@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from dask.utils import funcname
 
-from proxyflow.boundary import Call, Resolve
+from proxyflow.boundary import Call, Loan, Resolve, restores
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import StoreFullError
+from proxyflow.facts import describe
 from proxyflow.nesting import Replacement
 from proxyflow.proxy import Proxy, extract
 from proxyflow_dask.functions import make_lean
@@ -128,7 +129,8 @@ class Packing:
         except StoreFullError as error:
             warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=2)
         else:
-            new = self._owner.store.proxy_from_key(lease.key, obj, hashed=False)
+            loan = Loan(self._owner.store.recipe, lease.key)
+            new = Proxy(loan, describe(obj, hashed=False))
         self._stored[id(value)] = (value, lease, new)
         return lease, new
 
@@ -202,8 +204,10 @@ class _PackedTask:
         if not changed and function is node.func:
             return node
         self.leases += leases
-        call = AsyncCall if node.is_coro else Call
-        return _with(node, func=call(function, self._rules.resolve), args=args, kwargs=kwargs)
+        if not restores(node.func):
+            call = AsyncCall if node.is_coro else Call
+            function = call(function, self._rules.resolve)
+        return _with(node, func=function, args=args, kwargs=kwargs)
 
     def _rewrite_subgraph(self, node: Task) -> Task:
         """Rewrite a task that Dask's optimisation fused from several."""

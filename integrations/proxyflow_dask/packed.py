@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from proxyflow.boundary import Resolve, receive
+from proxyflow.boundary import Loan, Resolve, receive
 from proxyflow.connectors.protocol import Key
-from proxyflow.nesting import restore
-from proxyflow.proxy import Proxy, extract, is_resolved, resolve_async
+from proxyflow.nesting import Restoration
+from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve_async
 from proxyflow_dask.private import GraphNode, Task, TaskRef, dumps, loads
 from proxyflow_dask.results import ResultPlace, load_result
 
@@ -148,8 +148,14 @@ class AsyncCall:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
-        args, kwargs = receive(self.function, args, kwargs, self.resolve)
-        return restore(await self.function(*args, **kwargs), extract, depth=2)
+        args, kwargs, lent = receive(self.function, args, kwargs, self.resolve)
+        result = await self.function(*args, **kwargs)
+        return Restoration(_end).apply(result) if lent else result
+
+
+def _end(proxy: Proxy[Any]) -> Any:
+    """Return the object instead of a proxy that does not outlive the task."""
+    return extract(proxy) if type(get_factory(proxy)) is Loan else proxy
 
 
 def packed_in(node: Any) -> Packed | None:
@@ -170,5 +176,5 @@ def walk(value: Any) -> list[Proxy[Any]]:
         for part in (*value.args, *value.kwargs.values()):
             found += walk(part)
     else:
-        restore(value, note)
+        Restoration(note).apply(value)
     return found

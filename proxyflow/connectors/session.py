@@ -262,9 +262,12 @@ class SessionDirectory:
         """Return whether no other process holds the session; the lock is then exclusive."""
         assert self._lock is not None
         # Where there are no locks nobody holds a session but the process that started it.
-        if try_lock(self._lock) is False:
-            return False
-        return not (read_record(self._lock) or {}).get("keep")
+        return try_lock(self._lock) is not False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the session is to outlive its owners."""
+        return self._lock is not None and bool((read_record(self._lock) or {}).get("keep"))
 
     def _let_go(self) -> None:
         self._descriptor = None
@@ -313,7 +316,7 @@ class SessionHold:
     def close(self) -> None:
         """Let go; removes the session if nobody else holds it. Closing twice is no error."""
         for directory in self._directories:
-            directory.close()
+            directory.close(remove=not directory.kept)
 
 
 class _OwnedSessions:

@@ -16,7 +16,6 @@ from conftest import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, Future, fire_and_forget, wait
 
 import proxyflow
-from proxyflow_dask import ProxyPlugin
 
 N = 50_000
 
@@ -53,8 +52,8 @@ def test_cancelled(shop: Shop, tmp_path: Path) -> None:
 def test_failed(shop: Shop) -> None:
     """A failed task keeps its arguments for `retry`, until it is released."""
     future = shop.client.submit(tasks.fail, array())
-    with pytest.raises(ValueError, match="no, not 50000"):
-        future.result()
+    # Not `result()`: the traceback it raises refers to the future, and Dask keeps the traceback.
+    assert "no, not 50000" in str(future.exception())
     assert shop.count() == 1
     del future
     shop.expect_empty()
@@ -106,7 +105,6 @@ def test_scheduler_killed(own_cluster: Cluster, store_url: str) -> None:
 CLIENT = """
 import sys, numpy as np
 from distributed import Client, wait
-from proxyflow_dask import ProxyPlugin
 import dask_tasks as tasks
 client = Client(sys.argv[1])
 client.register_plugin(ProxyPlugin(sys.argv[2], threshold="100 kB"))
@@ -215,8 +213,7 @@ def test_retries(shop: Shop, tmp_path: Path) -> None:
 def test_retry(shop: Shop, tmp_path: Path) -> None:
     """`client.retry` does so after the task had failed for good."""
     future = shop.client.submit(tasks.fail_until, array(), str(tmp_path / "marker"), 1)
-    with pytest.raises(RuntimeError, match="not yet"):
-        future.result()
+    assert str(future.exception()) == "not yet"
     future.retry()
     assert future.result() == N
 
@@ -429,10 +426,8 @@ def test_two_clients_of_one_cluster(
     assert mine.result() == theirs.result() == N
     assert (shop.count(), other.count()) == (1, 1)
     with Client(shared_cluster.address, set_as_default=False) as plain:
-        future = plain.submit(tasks.total, array(), proxy=False) if False else None
-        assert future is None
-        assert plain.submit(tasks.total, array(4)).result() == 4 * N
+        kept = plain.submit(tasks.grow, array(4))
+        assert plain.submit(tasks.total, kept).result() == 5 * N
     other.client.close()
     until(lambda: not other.directory.exists())
     assert shop.count() == 1
-    shop.client.register_plugin(ProxyPlugin(shop.directory.as_uri(), threshold="100 kB"))
