@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import dask
+from dask.base import get_annotations
 from distributed import Client
 from distributed.protocol.serialize import serialize, to_serialize
 
 from proxyflow.nesting import Replacement
-from proxyflow_dask.graph import PackedGraph, Packing, Rules
+from proxyflow_dask.graph import Packing, Rules, make_graph
 from proxyflow_dask.owner import Owner
 from proxyflow_dask.private import LLGExpr, MapExpr, convert_legacy_graph, cull, own_parameters
 from proxyflow_dask.results import load_results
@@ -132,10 +132,13 @@ class Attachment:
 
     def _use_for(self, func: Callable[..., Any], kwargs: dict[str, Any]) -> Use | None:
         """Return how to treat a call, taking out of its keywords what is said about that."""
-        if kwargs.get("proxy") in (True, False) and not _takes(func, "proxy"):
-            if not kwargs.pop("proxy"):
+        # Not compared with ==, as it may be an array that the function takes in its **kwargs.
+        said = kwargs.get("proxy")
+        if (said is True or said is False) and not _takes(func, "proxy"):
+            del kwargs["proxy"]
+            if said is False:
                 return None
-        if dask.get_annotations().get("proxyflow") is False:
+        if get_annotations().get("proxyflow") is False:
             return None
         override = _override.get()
         return None if override is _OFF else override or self.use
@@ -156,7 +159,7 @@ class Attachment:
         original = self._original("_graph_to_futures")
         override = _override.get()
         use = None if override is _OFF else override or self.use
-        if use is None or dask.get_annotations().get("proxyflow") is False:
+        if use is None or get_annotations().get("proxyflow") is False:
             return original(expr, keys, *args, **kwargs)
         keys = list(keys)
         rules = use.rules._replace(results=use.rules.results and not kwargs.get("actors"))
@@ -184,7 +187,8 @@ class Attachment:
         new = packing.pack(cull(graph, keys), left_out=left_out)
         if not packing.tickets and type(expr) in (LLGExpr, MapExpr):
             return expr
-        return PackedGraph(new, annotations, _determ_token=uuid.uuid4().hex)
+        # The token would be a hash of everything; this graph is as unique as any other can be.
+        return make_graph(new, annotations, uuid.uuid4().hex)
 
     def _announce(self, owner: Owner, tickets: dict[Any, int]) -> None:
         """Tell the scheduler, right behind the graph, by which numbers we know its tasks."""
@@ -256,7 +260,7 @@ def _may_hold_large(expr: Any, rules: Rules) -> bool:
     """
     if isinstance(expr, LLGExpr | MapExpr):
         return True
-    header, frames = serialize(to_serialize(expr), on_error="raise")
+    _, frames = serialize(to_serialize(expr), on_error="raise")
     return sum(map(_nbytes, frames)) >= rules.policy.nbytes
 
 

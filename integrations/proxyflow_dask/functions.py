@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 
 from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
@@ -100,7 +100,7 @@ def _travels_by_name(function: Any) -> bool:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle's pickler, which puts large values elsewhere and only their place in the pickle."""
+    """Cloudpickle's pickler, but of a large value it writes only where it has been put."""
 
     def __init__(self, file: io.BytesIO, policy: Policy, put: Callable[[Any], Key]) -> None:
         super().__init__(file, protocol=5)

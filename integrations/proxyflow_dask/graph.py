@@ -30,7 +30,7 @@ from proxyflow_dask.private import (
 from proxyflow_dask.results import ResultPlace
 from proxyflow_dask.values import Encoded, GraphPolicy
 
-__all__ = ["PackedGraph", "Packing", "Rules"]
+__all__ = ["Packing", "Rules", "make_graph"]
 
 
 class Rules(NamedTuple):
@@ -41,13 +41,19 @@ class Rules(NamedTuple):
     results: bool
 
 
-class PackedGraph(LLGExpr):  # type: ignore[misc]
+class PackedGraph(LLGExpr):
     """A graph as it travels: lowered to its tasks, with the annotations they had."""
 
     _parameters = ["dsk", "task_annotations"]  # noqa: RUF012
 
-    def __dask_annotations__(self) -> dict[str, dict[Any, Any]]:
-        return self.operand("task_annotations")  # type: ignore[no-any-return]
+    def __dask_annotations__(self) -> Any:
+        return self.operands[1]
+
+
+def make_graph(tasks: Mapping[Any, GraphNode], annotations: Any, token: str) -> Any:
+    """Return an expression of these tasks, identified by a token."""
+    kind: Any = PackedGraph
+    return kind(tasks, annotations, _determ_token=token)
 
 
 class Packing:
@@ -119,9 +125,7 @@ class Packing:
         known = self._stored.get(id(value))
         if known is not None:
             return known[1:]
-        obj, payload = (
-            (value.value, value.payload) if type(value) is Encoded else (value, None)
-        )
+        obj, payload = (value.value, value.payload) if type(value) is Encoded else (value, None)
         lease: Lease | None = None
         new: Any = obj
         try:
@@ -173,7 +177,7 @@ class _PackedTask:
         self._packing = packing
         self._rules = packing.rules
 
-    def rewrite(self, node: GraphNode) -> GraphNode:
+    def rewrite(self, node: GraphNode) -> Any:
         """Return a node with its large values replaced; the same one if there are none."""
         if type(node) is DataNode:
             return self._rewrite_data(node)
@@ -192,7 +196,7 @@ class _PackedTask:
             return Task(node.key, extract, value, _data_producer=True)
         return Task(node.key, Call(_same, "eager"), value, _data_producer=True)
 
-    def _rewrite_task(self, node: Task) -> Task:
+    def _rewrite_task(self, node: Any) -> Any:
         args = tuple([self._rewrite_value(arg) for arg in node.args])
         kwargs = {name: self._rewrite_value(arg) for name, arg in node.kwargs.items()}
         changed = any(new is not old for new, old in zip(args, node.args, strict=True)) or any(
@@ -209,7 +213,7 @@ class _PackedTask:
             function = call(function, self._rules.resolve)
         return _with(node, func=function, args=args, kwargs=kwargs)
 
-    def _rewrite_subgraph(self, node: Task) -> Task:
+    def _rewrite_subgraph(self, node: Any) -> Any:
         """Rewrite a task that Dask's optimisation fused from several."""
         inner, *rest = node.args
         new = {key: self.rewrite(task) for key, task in inner.items()}
@@ -240,7 +244,7 @@ def _twin(proxy: Proxy[Any]) -> Proxy[Any]:
     return Proxy(proxy.__proxy_factory__, proxy.__proxy_facts__)
 
 
-def _with(node: Any, **changes: Any) -> Any:
+def _with(node: GraphNode, **changes: Any) -> Any:
     """Return a copy of a node with some fields changed; its dependencies stay what they were."""
     new = copy.copy(node)
     for name, value in changes.items():

@@ -54,9 +54,7 @@ class Orphan:
         self._needs = {ticket: pickle.loads(keys) for ticket, keys in needs.items()}
         self._counts: Counter[Key] = Counter(k for keys in self._needs.values() for k in keys)
         self._forgotten: SimpleQueue[int | None] = SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._run, name="proxyflow-dask-orphan", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="proxyflow-dask-orphan", daemon=True)
         self._thread.start()
 
     def forget(self, ticket: int) -> None:

@@ -53,11 +53,14 @@ class Owner:
     Parameters
     ----------
     store
-        Where they are; closed with this owner.
+        Where they are.
+    closes
+        Whether the store is closed with this owner. One that stays open is somebody else's.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, closes: bool = True) -> None:
         self.store = store
+        self._closes = closes
         self.session = store.session or new_name(10)
         self._references = References(store)
         self._tickets: dict[int, _Ticket] = {}
@@ -172,4 +175,5 @@ class Owner:
         self._chores.put(None)
         if self._evictor is not threading.current_thread():
             self._evictor.join()
-        self.store.close()
+        if self._closes:
+            self.store.close()

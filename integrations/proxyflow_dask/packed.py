@@ -87,7 +87,7 @@ class Packed:
         return (type(self), fields)
 
     @property
-    def __name__(self) -> str:  # noqa: A003
+    def __name__(self) -> str:
         return self.name
 
     def __repr__(self) -> str:

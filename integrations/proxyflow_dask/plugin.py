@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-from typing import Any
+from typing import Any, NoReturn
 
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from proxyflow.errors import MissingDependencyError, StoreUnreachableError
 from proxyflow.policy import Policy
+from proxyflow.store import Store
 from proxyflow_dask.attachment import Attachment, Use
 from proxyflow_dask.owner import Owner
 from proxyflow_dask.private import check_client, on_register
@@ -32,9 +33,9 @@ class ProxyPlugin(SchedulerPlugin):
     Parameters
     ----------
     store
-        URL of the store, one that every worker can reach, or a directory. Default: Dask's
-        configuration ``proxyflow.store``, else what ``proxyflow.Store()`` uses, which suits the
-        workers of one host.
+        URL of the store, one that every worker can reach, or a directory; or an open store, which
+        stays open when the client closes. Default: Dask's configuration ``proxyflow.store``, else
+        what ``proxyflow.Store()`` uses, which suits the workers of one host.
     threshold
         From which size on a value is replaced, or a :class:`~proxyflow.Policy`. Default:
         ``proxyflow.threshold``, else 1 MiB.
@@ -76,7 +77,7 @@ class ProxyPlugin(SchedulerPlugin):
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
         *,
         threshold: Policy | int | str | None = None,
         resolve: str | None = None,
@@ -85,7 +86,7 @@ class ProxyPlugin(SchedulerPlugin):
         self._settings = Settings.of(store, threshold, resolve, results)
 
     def __repr__(self) -> str:
-        return f"<ProxyPlugin {self._settings.url or 'default store'}, {self._settings.rules}>"
+        return f"<ProxyPlugin {self._settings.where or 'default store'}, {self._settings.rules}>"
 
     async def register(self, client: Client, *, default: bool = True) -> Use:
         """Register with a client, from within its event loop.
@@ -102,7 +103,7 @@ class ProxyPlugin(SchedulerPlugin):
         if use is None:
             check_client(client)
             await _check_imports(client)
-            use = Use(Owner(await asyncio.to_thread(self._settings.open)), self._settings.rules)
+            use = Use(await asyncio.to_thread(self._settings.open), self._settings.rules)
             try:
                 await _introduce(client, use.owner)
             except BaseException:
@@ -123,14 +124,17 @@ async def _check_imports(client: Client) -> None:
     try:
         await client._run_on_scheduler(exec, statement)
     except ImportError as error:
-        found = {"the scheduler": error, **found}
-    for address, error in found.items():
-        if isinstance(error, ImportError):
-            where = address if address == "the scheduler" else f"worker {address}"
-            raise MissingDependencyError(
-                f"{where} cannot import proxyflow: {error}",
-                remedy="install proxyflow, in the same version, wherever the cluster runs",
-            ) from error
+        _refuse("the scheduler", error)
+    for address, result in found.items():
+        if isinstance(result, ImportError):
+            _refuse(f"worker {address}", result)
+
+
+def _refuse(where: str, error: ImportError) -> NoReturn:
+    raise MissingDependencyError(
+        f"{where} cannot import proxyflow: {error}",
+        remedy="install proxyflow, in the same version, wherever the cluster runs",
+    ) from error
 
 
 async def _introduce(client: Client, owner: Owner) -> None:

@@ -1,6 +1,7 @@
-"""Turns the plugin on without a line of code: ``distributed.client.preload: [proxyflow_dask.preload]``.
+"""Turns the plugin on without a line of code, as a preload module of Dask's clients.
 
-Settings come from the ``proxyflow`` section of Dask's configuration.
+In Dask's configuration ``distributed.client.preload: [proxyflow_dask.preload]``; settings come
+from its ``proxyflow`` section.
 """
 
 from __future__ import annotations

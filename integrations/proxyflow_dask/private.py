@@ -30,9 +30,11 @@ try:
         NestedContainer,
         Task,
         TaskRef,
-        _execute_subgraph as execute_subgraph,
         convert_legacy_graph,
         cull,
+    )
+    from dask._task_spec import (
+        _execute_subgraph as execute_subgraph,
     )
     from distributed.client import _MapExpr as MapExpr
 except ImportError as error:

@@ -96,6 +96,4 @@ async def load_results(data: dict[Any, Any]) -> dict[Any, Any]:
     """Return gathered results with the stored ones read, in a thread: a store may be slow."""
     if not any(type(value) is StoredResult for value in data.values()):
         return data
-    return await asyncio.to_thread(
-        lambda: {key: load_result(value) for key, value in data.items()}
-    )
+    return await asyncio.to_thread(lambda: {key: load_result(value) for key, value in data.items()})

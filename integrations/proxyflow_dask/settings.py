@@ -26,6 +26,7 @@ from proxyflow.errors import ConfigError
 from proxyflow.policy import Policy
 from proxyflow.store import Store
 from proxyflow_dask.graph import Rules
+from proxyflow_dask.owner import Owner
 from proxyflow_dask.values import GraphPolicy
 
 __all__ = ["Settings"]
@@ -36,13 +37,13 @@ _KNOWN = frozenset({"store", "threshold", "resolve", "results"})
 class Settings(NamedTuple):
     """What a plugin was told."""
 
-    url: str | None
+    where: Store | str | None
     rules: Rules
 
     @classmethod
     def of(
         cls,
-        store: str | os.PathLike[str] | None,
+        store: Store | str | os.PathLike[str] | None,
         threshold: Policy | int | str | None,
         resolve: str | None,
         results: bool | None,
@@ -63,10 +64,6 @@ class Settings(NamedTuple):
             )
         if store is None:
             store = configured.get("store")
-        if isinstance(store, Store):
-            raise ConfigError(
-                "the plugin opens a store of its own", remedy="give it a URL, not a Store"
-            )
         if isinstance(store, os.PathLike):
             store = f"file://{os.path.abspath(store)}"
         policy = Policy.of(configured.get("threshold") if threshold is None else threshold)
@@ -77,7 +74,8 @@ class Settings(NamedTuple):
         rules = Rules(GraphPolicy.like(policy), check_resolve(str(resolve)), results)
         return cls(store, rules)
 
-    def open(self) -> Store:
-        """Open the store: start a session that this process owns."""
-        return Store(self.url)
-
+    def open(self) -> Owner:
+        """Open the store, if it is not one that is open; return who owns what is put there."""
+        if isinstance(self.where, Store):
+            return Owner(self.where, closes=False)
+        return Owner(Store(self.where))

@@ -196,8 +196,10 @@ class SessionDirectory:
         # just before is nobody's any more.
         if not locked or os.fstat(lock).st_nlink == 0:
             directory._let_go()
-            raise gone if locked is not None else StoreUnreachableError(
-                "the file system has no locks", store=root
+            raise (
+                gone
+                if locked is not None
+                else StoreUnreachableError("the file system has no locks", store=root)
             )
         return directory
 
@@ -287,7 +289,7 @@ class SessionDirectory:
 
 
 class SessionHold:
-    """Keeps a session alive from outside: it ends with this hold, or with its owner if that is later.
+    """Keeps a session alive from outside: it ends with this hold or its owner, the later one.
 
     Parameters
     ----------

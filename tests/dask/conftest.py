@@ -38,7 +38,8 @@ class Cluster:
         assert self.address, "the cluster did not start"
 
     def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         if self.process.poll() is None:
             self.process.stdin.close()
             self.process.wait(60)
@@ -49,7 +50,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[Cluster]:
-    """A cluster for the tests that leave its processes alive."""
+    """Provide a cluster for the tests that leave its processes alive."""
     cluster = Cluster()
     yield cluster
     cluster.close()
@@ -57,7 +58,7 @@ def shared_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def own_cluster() -> Iterator[Cluster]:
-    """A cluster for one test, which may kill parts of it."""
+    """Provide a cluster for one test, which may kill parts of it."""
     cluster = Cluster()
     yield cluster
     cluster.close()
@@ -78,7 +79,8 @@ class Shop:
         self.client = Client(address, set_as_default=True)
         self.client.register_plugin(ProxyPlugin(store, **settings))
         attachment = Attachment.of(self.client)
-        assert attachment is not None and attachment.use is not None
+        assert attachment is not None
+        assert attachment.use is not None
         self.owner = attachment.use.owner
         self.directory = Path(store.removeprefix("file://"))
 
@@ -108,7 +110,7 @@ def store_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def shop(shared_cluster: Cluster, store_url: str) -> Iterator[Shop]:
-    """A client with a threshold of 100 kB; in the end its store must be empty."""
+    """Provide a client with a threshold of 100 kB; in the end its store must be empty."""
     shop = Shop(shared_cluster.address, store_url, threshold="100 kB")
     yield shop
     if shop.client.status == "running":
@@ -119,7 +121,7 @@ def shop(shared_cluster: Cluster, store_url: str) -> Iterator[Shop]:
 
 @pytest.fixture
 def result_shop(shared_cluster: Cluster, store_url: str) -> Iterator[Shop]:
-    """The same with large results in the store."""
+    """Provide the same with large results in the store."""
     shop = Shop(shared_cluster.address, store_url, threshold="100 kB", results=True)
     yield shop
     shop.expect_empty()

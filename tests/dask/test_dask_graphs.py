@@ -48,7 +48,8 @@ def test_submit_sends_exact_objects_through_the_store(shop: Shop) -> None:
 def test_small_arguments_stay_in_the_graph(shop: Shop) -> None:
     """Below the threshold nothing is stored, and the task is Dask's own."""
     assert shop.client.submit(tasks.total, np.ones(10)).result() == 10
-    assert shop.count() == 0 and len(shop.owner) == 0
+    assert shop.count() == 0
+    assert len(shop.owner) == 0
 
 
 def test_equal_content_is_stored_once_whoever_passes_it(shop: Shop) -> None:
@@ -315,6 +316,7 @@ def test_no_warning_of_large_graphs(shop: Shop) -> None:
 
 def test_a_full_store_lets_arguments_travel_by_value(shop: Shop, monkeypatch: Any) -> None:
     """What does not fit goes as without the plugin, with a warning."""
+
     def refuse(*args: Any) -> Any:
         raise StoreFullError("no room")
 

@@ -134,7 +134,8 @@ def start_client(cluster: Cluster, store_url: str, *options: str) -> subprocess.
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
     process.stdout.close()
 
@@ -248,9 +249,7 @@ def test_published_result_outlives_its_client(shared_cluster: Cluster, store_url
         until(lambda: not Path(store_url.removeprefix("file://")).exists())
 
 
-def test_published_result_outlives_a_closed_client(
-    shared_cluster: Cluster, store_url: str
-) -> None:
+def test_published_result_outlives_a_closed_client(shared_cluster: Cluster, store_url: str) -> None:
     """The same when the first client left in an orderly way."""
     shop = Shop(shared_cluster.address, store_url, threshold="100 kB")
     future = shop.client.submit(tasks.grow, array(1))
@@ -416,9 +415,7 @@ def test_a_large_argument_is_hashed_and_serialised_once(shop: Shop, monkeypatch:
     assert max(hashed, default=0) < given.nbytes
 
 
-def test_two_clients_of_one_cluster(
-    shop: Shop, shared_cluster: Cluster, tmp_path: Path
-) -> None:
+def test_two_clients_of_one_cluster(shop: Shop, shared_cluster: Cluster, tmp_path: Path) -> None:
     """Each has its own session; a third without the plugin works as ever, on results of both."""
     other = Shop(shared_cluster.address, f"file://{tmp_path / 'other'}", threshold="100 kB")
     mine = shop.client.submit(tasks.total, array())
