@@ -18,9 +18,10 @@ import pytest
 
 from proxyflow import Policy, Proxy, Store, extract, get_factory, is_resolved
 from proxyflow.annotations import lazy_parameters
-from proxyflow.boundary import Call, StoredResult, check_resolve, receive, restores, send
+from proxyflow.boundary import Call, check_resolve, receive, restores, send
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.errors import ConfigError, ObjectNotFoundError, StoreFullError
+from proxyflow.results import Results, StoredResult
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -237,7 +238,7 @@ def test_full_store_passes_by_value() -> None:
 def call(store: Store, function: Any, *args: Any, resolve: Any = "auto", **kwargs: Any) -> Any:
     """Do what an executor does with one call, pickling included."""
     sent = send(args, kwargs, Policy(500), store.references, store)
-    work = Call(function, resolve, store.recipe, store.new_key(), 500)
+    work = Call(function, resolve, Results.of(store, Policy(500)), store.new_key())
     result = work(*pickle.loads(pickle.dumps(sent.args)), **pickle.loads(pickle.dumps(sent.kwargs)))
     store.references.release(sent.keys)
     return result
@@ -272,7 +273,7 @@ def test_large_result_is_stored_small_one_is_not(store: Store) -> None:
 
 
 def test_types_hold_for_results(store: Store) -> None:
-    work = Call(identity, None, store.recipe, store.new_key(), 500, np.ndarray)
+    work = Call(identity, None, Results.of(store, Policy(500, np.ndarray)), store.new_key())
     assert type(work(bytes(1000))) is bytes
     assert type(work(np.zeros(1000))) is StoredResult
 
