@@ -8,8 +8,8 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from proxyflow.boundary import Call, check_resolve
@@ -22,6 +22,10 @@ __all__ = ["ProxiedFunction", "proxied"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# What runs tasks and is no executor, by the path of its class, and where its way to run a function
+# of ours is: imported when one is met, as this package knows nothing of the integrations.
+_RUNNERS = {"distributed.client:Client": "proxyflow_dask.decorated"}
 
 # The stores that decorated functions use, by URL: functions that name the same URL share one.
 _stores: dict[str | None, Store] = {}
@@ -87,7 +91,7 @@ class ProxiedFunction(Generic[P, T]):
         result: T = Call(self._function, self._options[2])(*args, **kwargs)
         return result
 
-    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call to an executor or a Dask client, large arguments as proxies.
 
         Parameters
@@ -96,7 +100,15 @@ class ProxiedFunction(Generic[P, T]):
             Any `concurrent.futures.Executor`, or a `distributed.Client`.
         *args, **kwargs
             The function's arguments.
+
+        Returns
+        -------
+        concurrent.futures.Future or distributed.Future
+            The executor's own. What a Dask task needs is evicted when Dask forgets it.
         """
+        runner = _runner_of(executor)
+        if runner is not None:
+            return runner.submit(executor, self, self._options, args, kwargs)
         target = _as_executor(executor)
         submitter = self._open()
         if shares_memory(target):
@@ -110,8 +122,8 @@ class ProxiedFunction(Generic[P, T]):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-    ) -> Iterator[T]:
-        """Map the function over iterables, large items as proxies; results in order.
+    ) -> Any:
+        """Map the function over iterables, large items as proxies.
 
         Parameters
         ----------
@@ -123,7 +135,18 @@ class ProxiedFunction(Generic[P, T]):
             Seconds until the last result must have come.
         chunksize
             How many items to a task.
+
+        Returns
+        -------
+        iterator or list of distributed.Future
+            The results in order from an executor, futures from a Dask client, as its own ``map``
+            gives; `timeout` and `chunksize` are for executors only.
         """
+        runner = _runner_of(executor)
+        if runner is not None:
+            if timeout is not None or chunksize != 1:
+                raise TypeError("a Dask client's map has neither timeout nor chunksize")
+            return runner.map(executor, self, self._options, iterables)
         target = _as_executor(executor)
         if shares_memory(target):
             return target.map(self, *iterables, timeout=timeout, chunksize=chunksize)
@@ -198,11 +221,11 @@ class BoundProxiedFunction(Generic[T]):
         """Call the method here."""
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call of the method; see :meth:`ProxiedFunction.submit`."""
         return self.__func__.submit(executor, self.__self__, *args, **kwargs)
 
-    def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Iterator[T]:
+    def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Any:
         """Map the method over iterables; see :meth:`ProxiedFunction.map`."""
         instances = (self.__self__ for _ in iter(int, 1))
         return self.__func__.map(executor, instances, *iterables, **options)
@@ -272,12 +295,18 @@ def proxied(
     )
 
 
+def _runner_of(target: Any) -> Any:
+    """Return the module that runs functions of ours on what is no executor; None for executors."""
+    for kind in type(target).__mro__:
+        path = _RUNNERS.get(f"{kind.__module__}:{kind.__qualname__}")
+        if path is not None:
+            return importlib.import_module(path)
+    return None
+
+
 def _as_executor(target: Any) -> Executor:
     if isinstance(target, Executor):
         return target
-    if hasattr(target, "get_executor"):
-        executor: Executor = target.get_executor()
-        return executor
     raise TypeError(f"neither an executor nor a Dask client: {target!r}")
 
 
