@@ -20,15 +20,20 @@ def interleave(
 ) -> dict[str, float]:
     """Return the median seconds of each contestant's call, the contestants taking turns."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(warmup + rounds):
-        for name, call in contestants.items():
-            gc.collect()
-            started = time.perf_counter()
-            result = call()
-            seconds = time.perf_counter() - started
-            del result
-            if turn >= warmup:
-                samples[name].append(seconds)
+    # No collection in between: it would fall on whoever's turn it is, and leave cold caches.
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(warmup + rounds):
+            for name, call in contestants.items():
+                started = time.perf_counter()
+                result = call()
+                seconds = time.perf_counter() - started
+                del result
+                if turn >= warmup:
+                    samples[name].append(seconds)
+    finally:
+        gc.enable()
     return {name: statistics.median(values) for name, values in samples.items()}
 
 

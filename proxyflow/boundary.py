@@ -1,7 +1,7 @@
 """The task boundary: large values become proxies on the way out, and objects on the way in.
 
 The submitting process replaces (:func:`send`), the one that runs the task restores
-(:class:`Call`), and the result goes the same way back (:class:`StoredResult`).
+(:class:`Call`), and the result goes the same way back (:mod:`proxyflow.results`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from proxyflow import recipe as recipes
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
-from proxyflow.estimate import estimate_size
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import describe
 from proxyflow.lifetime import References
-from proxyflow.nesting import Replacement, Restoration
+from proxyflow.nesting import Replacement, Restoration, all_small
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, extract, get_factory
-from proxyflow.recipe import Recipe
+from proxyflow.results import Results
 from proxyflow.store import Store
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "Received",
     "Resolve",
     "Sent",
-    "StoredResult",
     "check_resolve",
     "receive",
     "restores",
@@ -92,6 +89,8 @@ def send(
     When the store is full, what does not fit any more travels by value, with a warning: a slow
     task is worth more than none.
     """
+    if all_small(args, policy.nbytes) and all_small(kwargs.values(), policy.nbytes):
+        return Sent(args, kwargs, [], False)
     keys: list[Key] = []
 
     def replace(value: Any) -> Any:
@@ -116,31 +115,6 @@ def send(
 # -- the way in --------------------------------------------------------------------------------
 
 
-class StoredResult:
-    """Takes the place of a large result on its way back.
-
-    Parameters
-    ----------
-    proxy
-        Proxy of the result.
-    key
-        Its key.
-    digest
-        Identity of its content.
-    """
-
-    # No tuple, so that nothing that looks into containers looks into this one.
-    __slots__ = ("digest", "key", "proxy")
-
-    def __init__(self, proxy: Proxy[Any], key: Key, digest: bytes) -> None:
-        self.proxy = proxy
-        self.key = key
-        self.digest = digest
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (StoredResult, (self.proxy, self.key, self.digest))
-
-
 class Call:
     """A function as it runs in a worker: arguments restored before, result stored after.
 
@@ -151,35 +125,31 @@ class Call:
     resolve
         Which parameters receive the object rather than the proxy; None where there is nothing
         to restore.
-    recipe
-        The store a large result goes to; None for by value.
+    results
+        How a large result travels back; None for by value.
     key
         Key of the result, chosen by the submitter; None for a new one.
-    threshold, types
-        Which results are large, as in a policy.
     """
 
-    __slots__ = ("function", "key", "recipe", "resolve", "threshold", "types")
+    __slots__ = ("function", "key", "resolve", "results")
 
     def __init__(
         self,
         function: Callable[..., Any],
         resolve: Resolve | None,
-        recipe: Recipe | None = None,
+        results: Results | None = None,
         key: Key = None,
-        threshold: int = 0,
-        types: type | tuple[type, ...] | None = None,
     ) -> None:
         self.function = function
         self.resolve = resolve
-        self.recipe = recipe
+        self.results = results
         self.key = key
-        self.threshold = threshold
-        self.types = types
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = (self.function, self.resolve, self.recipe, self.key, self.threshold, self.types)
-        return (Call, state)
+        # The key as a plain tuple: to name its class in every pickle takes longer than to put it
+        # back in place for those results that turn out to be large.
+        key = None if self.key is None else (*self.key,)
+        return (Call, (self.function, self.resolve, self.results, key))
 
     def __repr__(self) -> str:
         return f"<Call of {self.function!r}>"
@@ -203,15 +173,7 @@ class Call:
         if lent:
             # A task may hand on what it was lent; the loan ends with the task.
             result = Restoration(_end).apply(result)
-        if self.recipe is not None and estimate_size(result) >= self.threshold:
-            return self._store(result)
-        return result
-
-    def _store(self, result: Any) -> Any:
-        assert self.recipe is not None
-        if not Policy(self.threshold, self.types).allows(result):
-            return result
-        return store_result(result, self.recipe, self.key)
+        return result if self.results is None else self.results.send(result, self.key)
 
 
 def restores(function: Callable[..., Any]) -> bool:
@@ -258,16 +220,3 @@ def receive(
         {name: arg if lazy.keyword(name) else into(arg) for name, arg in kwargs.items()},
         lent=lazy is not NONE_LAZY,
     )
-
-
-def store_result(result: Any, recipe: Recipe, key: Key) -> Any:
-    """Store a large result; return what travels back."""
-    store = recipes.open_store(recipe)
-    payload = store.encode(result)
-    try:
-        key = store.write(payload, key)
-    except StoreFullError as error:
-        warnings.warn(f"a result is passed by value: {error}", RuntimeWarning, stacklevel=2)
-        return result
-    proxy = store.proxy_from_key(key, facts=describe(result, hashed=False))
-    return StoredResult(proxy, key, payload.digest)

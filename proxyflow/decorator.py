@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from proxyflow.boundary import Call, check_resolve
@@ -21,6 +22,10 @@ __all__ = ["ProxiedFunction", "proxied"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# What runs tasks and is no executor, by the path of its class, and where its way to run a function
+# of ours is: imported when one is met, as this package knows nothing of the integrations.
+_RUNNERS = {"distributed.client:Client": "proxyflow_dask.decorated"}
 
 # The stores that decorated functions use, by URL: functions that name the same URL share one.
 _stores: dict[str | None, Store] = {}
@@ -67,6 +72,10 @@ class ProxiedFunction(Generic[P, T]):
         resolve: str = "auto",
         results: bool = True,
     ) -> None:
+        self._of_class = isinstance(function, classmethod)
+        self._of_nobody = isinstance(function, staticmethod)
+        if isinstance(function, staticmethod | classmethod):
+            function = function.__func__
         functools.update_wrapper(self, function)
         self._function = function
         self._options = (store, policy, check_resolve(resolve), results)
@@ -82,7 +91,7 @@ class ProxiedFunction(Generic[P, T]):
         result: T = Call(self._function, self._options[2])(*args, **kwargs)
         return result
 
-    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call to an executor or a Dask client, large arguments as proxies.
 
         Parameters
@@ -91,7 +100,15 @@ class ProxiedFunction(Generic[P, T]):
             Any `concurrent.futures.Executor`, or a `distributed.Client`.
         *args, **kwargs
             The function's arguments.
+
+        Returns
+        -------
+        concurrent.futures.Future or distributed.Future
+            The executor's own. What a Dask task needs is evicted when Dask forgets it.
         """
+        runner = _runner_of(executor)
+        if runner is not None:
+            return runner.submit(executor, self, self._options, args, kwargs)
         target = _as_executor(executor)
         submitter = self._open()
         if shares_memory(target):
@@ -105,8 +122,8 @@ class ProxiedFunction(Generic[P, T]):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-    ) -> Iterator[T]:
-        """Map the function over iterables, large items as proxies; results in order.
+    ) -> Any:
+        """Map the function over iterables, large items as proxies.
 
         Parameters
         ----------
@@ -118,7 +135,18 @@ class ProxiedFunction(Generic[P, T]):
             Seconds until the last result must have come.
         chunksize
             How many items to a task.
+
+        Returns
+        -------
+        iterator or list of distributed.Future
+            The results in order from an executor, futures from a Dask client, as its own ``map``
+            gives; `timeout` and `chunksize` are for executors only.
         """
+        runner = _runner_of(executor)
+        if runner is not None:
+            if timeout is not None or chunksize != 1:
+                raise TypeError("a Dask client's map has neither timeout nor chunksize")
+            return runner.map(executor, self, self._options, iterables)
         target = _as_executor(executor)
         if shares_memory(target):
             return target.map(self, *iterables, timeout=timeout, chunksize=chunksize)
@@ -132,15 +160,20 @@ class ProxiedFunction(Generic[P, T]):
         )
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else BoundProxiedFunction(self, instance)
+        if self._of_class:
+            return BoundProxiedFunction(self, type(instance) if owner is None else owner)
+        if self._of_nobody or instance is None:
+            return self
+        return BoundProxiedFunction(self, instance)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        name: str = vars(self)["__qualname__"]
-        module = sys.modules.get(self.__module__)
-        if _find(module, name) is not self:
+        # Partial functions and other callable objects have no name.
+        name: str = vars(self).get("__qualname__", "")
+        found = _find(self.__module__, name)
+        if _unbound(found) is not self:
             return (_load, (None, None, self._by_value()))
         if self.__module__ != "__main__":
-            return name
+            return name if found is self else (_load, (self.__module__, name, None))
         # A worker of this host has this function in its own __main__, with what an initializer
         # may have set there; a worker elsewhere has another __main__ and needs the code.
         return (_load, (self.__module__, name, self._by_value(required=False)))
@@ -188,11 +221,11 @@ class BoundProxiedFunction(Generic[T]):
         """Call the method here."""
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call of the method; see :meth:`ProxiedFunction.submit`."""
         return self.__func__.submit(executor, self.__self__, *args, **kwargs)
 
-    def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Iterator[T]:
+    def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Any:
         """Map the method over iterables; see :meth:`ProxiedFunction.map`."""
         instances = (self.__self__ for _ in iter(int, 1))
         return self.__func__.map(executor, instances, *iterables, **options)
@@ -227,6 +260,9 @@ def proxied(
     run it elsewhere; arguments are evicted after completion. A proxy that reaches the function by
     any other way is resolved by the same rule.
 
+    Works on methods too. Put it outside of ``@classmethod``: from Python 3.13 on, a function within
+    one is not told the class when it is asked for its ``submit``.
+
     Parameters
     ----------
     store
@@ -259,24 +295,39 @@ def proxied(
     )
 
 
+def _runner_of(target: Any) -> Any:
+    """Return the module that runs functions of ours on what is no executor; None for executors."""
+    for kind in type(target).__mro__:
+        path = _RUNNERS.get(f"{kind.__module__}:{kind.__qualname__}")
+        if path is not None:
+            return importlib.import_module(path)
+    return None
+
+
 def _as_executor(target: Any) -> Executor:
     if isinstance(target, Executor):
         return target
-    if hasattr(target, "get_executor"):
-        executor: Executor = target.get_executor()
-        return executor
     raise TypeError(f"neither an executor nor a Dask client: {target!r}")
 
 
-def _find(module: Any, qualname: str) -> Any:
+def _find(module: str, qualname: str) -> Any:
+    """Return what goes by that name in a module this process has loaded."""
+    found: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        module = getattr(module, part, None)
-    return module
+        found = getattr(found, part, None)
+    return found
+
+
+def _unbound(found: Any) -> Any:
+    """Return the function of what was found; a class method is found bound to its class."""
+    return found.__func__ if isinstance(found, BoundProxiedFunction) else found
 
 
 def _load(module: str | None, name: str | None, code: bytes | None) -> Any:
     """Return a pickled function: the one of this process if there is one, else a new one."""
-    found = _find(sys.modules.get(module), name) if module and name else None
+    if module and code is None:
+        importlib.import_module(module)
+    found = _unbound(_find(module, name)) if module and name else None
     if isinstance(found, ProxiedFunction):
         return found
     if code is None:

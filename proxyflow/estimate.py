@@ -17,6 +17,8 @@ Estimator: TypeAlias = Callable[[Any, int], int]
 
 # What is pickled by name, or is a few bytes whatever it stands for.
 _BY_NAME = (type, type(sys), type(lambda: None), type(len), Proxy)
+# Collections, parts of graphs, and handles on a cluster: they refer to what is elsewhere.
+_REFERRING = frozenset({"dask", "distributed"})
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
 
@@ -46,7 +48,7 @@ def _find_estimator(kind: type) -> Estimator:
     exact = _EXACT.get(kind)
     if exact is not None:
         return exact
-    if issubclass(kind, _BY_NAME) or str(kind.__module__).partition(".")[0] == "dask":
+    if issubclass(kind, _BY_NAME) or str(kind.__module__).partition(".")[0] in _REFERRING:
         return _small
     return _lazy if hasattr(kind, "__dask_graph__") else _by_protocol(kind)
 

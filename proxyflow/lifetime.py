@@ -17,6 +17,7 @@ from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
 from proxyflow.options import NAMES
 
 if TYPE_CHECKING:
+    from proxyflow.serialize import Payload
     from proxyflow.store import Store
 
 __all__ = ["References", "gc"]
@@ -79,8 +80,15 @@ class References:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def acquire(self, obj: Any) -> Key:
+    def acquire(self, obj: Any, payload: Payload | None = None) -> Key:
         """Store an object unless equal content is stored already; return its key, counted once.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        payload
+            The same object encoded by the store, if that has been done.
 
         Raises
         ------
@@ -89,7 +97,8 @@ class References:
         """
         ticket = self._ask()
         try:
-            payload = self._store.encode(obj)
+            if payload is None:
+                payload = self._store.encode(obj)
             entry, mine = self._claim(payload.digest)
         finally:
             self._answered(ticket)

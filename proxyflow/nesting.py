@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import operator
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxyflow.estimate import estimate_size
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy
 
-__all__ = ["Replacement", "Restoration", "contains_proxy"]
+__all__ = ["Replacement", "Restoration", "all_small", "contains_proxy"]
 
 # How deep proxies are looked for; the policy says how deep large values are.
 _DEEPEST = 64
@@ -119,6 +119,22 @@ def _flat_size(values: list[Any]) -> tuple[int, int] | None:
         return None
     texts = [len(value) for value in values if type(value) in _TEXTS] if kinds & _TEXTS else []
     return _SCALAR * len(values) + sum(texts), max(texts, default=_SCALAR)
+
+
+def all_small(values: Iterable[Any], limit: int) -> bool:
+    """Return whether values are plainly small: no containers, no proxies, below a size.
+
+    Most arguments are; for them a call should cost no more than this.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in _SCALARS:
+            continue
+        if issubclass(kind, Proxy) or _container(kind) is not None:
+            return False
+        if estimate_size(value) >= limit:
+            return False
+    return True
 
 
 class _Found(NamedTuple):

@@ -10,16 +10,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
-from proxyflow.boundary import Call, Resolve, StoredResult, check_resolve, restores, send
+from proxyflow.boundary import Call, Resolve, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
 from proxyflow.nesting import contains_proxy
 from proxyflow.policy import Policy
 from proxyflow.proxy import extract
+from proxyflow.results import Results, StoredResult
 from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
 
@@ -62,13 +63,14 @@ class Submitter:
         self.store = store
         self.policy = policy
         self.resolve: Resolve = check_resolve(resolve)
-        self.results = results
+        self.results = Results.of(store, policy) if results else None
         self.references = store.references
         self.pid = os.getpid()
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
         self._idle = threading.Condition()
+        self._closing = False
 
     def submit(
         self, submit: Submit, function: Callable[..., Any], args: Any, kwargs: Any
@@ -110,11 +112,9 @@ class Submitter:
         sent = send(args, kwargs, self.policy, self.references, self.store)
         restoring = resolve if sent.proxies and not restores(function) else None
         key = None
-        if self.results:
+        if self.results is not None:
             key = self._new_result_key()
-            function = Call(
-                function, restoring, self.store.recipe, key, self.policy.nbytes, self.policy.types
-            )
+            function = Call(function, restoring, self.results, key)
         elif restoring is not None:
             function = Call(function, restoring)
         try:
@@ -124,7 +124,7 @@ class Submitter:
             raise
         # As little as possible from here on: the executor's own thread, which hands the task to a
         # worker, waits for this one to let go of the interpreter.
-        if self.results or sent.keys:
+        if self.results is not None or sent.keys:
             self._running.add(future)
             TaskFuture.of(future, functools.partial(self._finish, sent.keys, key))
         return future, bool(sent.keys)
@@ -151,13 +151,13 @@ class Submitter:
             future._eviction = weakref.finalize(future, self.references.release, [result.key])
             with self._idle:
                 self._stored.add(future)
-        elif result_key is not None and (error is not None or future.cancelled()):
+        elif error is not None and result_key is not None:
             # A worker may have stored its result and died, or be about to store it.
             self.references.evict(result_key)
-            if error is None or isinstance(error, BrokenExecutor):
+            if isinstance(error, CancelledError | BrokenExecutor):
                 self._doubtful.append(result_key)
         self._running.discard(future)
-        if not self._running:
+        if self._closing and not self._running:
             with self._idle:
                 self._idle.notify_all()
 
@@ -209,6 +209,7 @@ class Submitter:
 
     def wait_idle(self) -> None:
         """Wait until every task is done."""
+        self._closing = True
         with self._idle:
             self._idle.wait_for(lambda: not self._running)
 

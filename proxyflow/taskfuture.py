@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeAlias
 
-from proxyflow.boundary import StoredResult
 from proxyflow.proxy import extract
+from proxyflow.results import StoredResult
 
 __all__ = ["OnDone", "TaskFuture"]
 
@@ -39,8 +39,8 @@ class TaskFuture(Future[Any]):
         future
             What the executor returned.
         on_done
-            Called once with the future, its result and its exception when the task is done;
-            both are None if it was cancelled.
+            Called once with the future, its result and its exception when the task is done. A
+            task that was cancelled has a ``CancelledError``.
         """
         if isinstance(future, TaskFuture):
             # Submitted through two wrappers: both want to know.
@@ -69,16 +69,15 @@ class TaskFuture(Future[Any]):
         """Cancel the task if it has not started."""
         cancelled = super().cancel()
         if cancelled:
-            self._done(None, None)
+            self._done(None, CancelledError())
         return cancelled
 
     @staticmethod
     def _catch_up(future: Future[Any]) -> None:
         assert isinstance(future, TaskFuture)
         if future._on_done is not None:
-            cancelled = future.cancelled()
-            error = None if cancelled else future.exception()
-            future._done(None if cancelled or error else Future.result(future), error)
+            error = CancelledError() if future.cancelled() else future.exception()
+            future._done(None if error else Future.result(future), error)
 
     def _done(self, result: Any, error: BaseException | None) -> None:
         # Taken out in one step: of all threads that come here, one finds it.

@@ -28,7 +28,7 @@ from proxyflow.connectors.filekey import (
     split_key,
 )
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SessionDirectory
+from proxyflow.connectors.session import SessionDirectory, SessionHold
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
@@ -156,6 +156,21 @@ class FileConnector:
             durable=url.flag("durable"),
             spill=url.options.get("spill"),
         )
+
+    @staticmethod
+    def hold_url(url: StoreURL) -> SessionHold:
+        """Keep the session that `url` names alive, beyond its owner if need be.
+
+        Raises
+        ------
+        StoreClosedError
+            If it has ended.
+        StoreUnreachableError
+            If it cannot be held from here.
+        """
+        if not url.session:
+            raise ConfigError(f"{url} names no session")
+        return SessionHold([url.path, *filter(None, [url.options.get("spill")])], url.session)
 
     @staticmethod
     def sweep_url(url: StoreURL) -> list[str]:

@@ -2,6 +2,9 @@
 
 The record lies in the session's directory. A forked child does not own what its parent owns, so it
 gives back the copies of the locks that it inherits.
+
+The lock is a shared one: other processes may hold the session besides the one that started it. To
+remove it takes an exclusive lock, which is to be had only when all of them are gone.
 """
 
 from __future__ import annotations
@@ -71,10 +74,18 @@ locks = _Locks()
 """Those of this process."""
 
 
-def try_lock(descriptor: int) -> bool | None:
-    """Lock a record; False if another process holds it, None where locks are not to be had."""
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Lock a record; False if another process is in the way, None where locks are not to be had.
+
+    Parameters
+    ----------
+    descriptor
+        The record.
+    shared
+        Whether others may have a shared lock on it, too.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from proxyflow.connectors.url import StoreURL
+
 __all__ = [
     "Addressable",
     "Buffer",
     "Connector",
     "DeferrableConnector",
     "FrameWriter",
+    "Hold",
+    "Holdable",
     "Key",
     "KeyScanner",
     "KeyWaiter",
@@ -152,6 +156,24 @@ class SessionMember(Protocol):
     @property
     def owner(self) -> bool:
         """Whether this very connector, in this process, ends the session by closing."""
+        ...
+
+
+class Hold(Protocol):
+    """Keeps a session alive."""
+
+    def close(self) -> None:
+        """Let go; the last to let go of a session, its owner included, ends it."""
+        ...
+
+
+@runtime_checkable
+class Holdable(Protocol):
+    """Has sessions that another process can keep alive beyond their owner."""
+
+    @staticmethod
+    def hold_url(url: StoreURL) -> Hold:
+        """Keep alive the session that a URL names; opens none of its objects."""
         ...
 
 

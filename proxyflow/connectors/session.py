@@ -29,6 +29,7 @@ from proxyflow.connectors.owner import (
     RECORD,
     locks,
     new_record,
+    read_record,
     try_lock,
     write_record,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "OLD",
     "SESSION_NAME",
     "SessionDirectory",
+    "SessionHold",
     "is_private",
     "new_name",
     "open_directory",
@@ -118,7 +120,7 @@ class SessionDirectory:
         lock = fd = -1
         try:
             lock = locks.open(os.path.join(unfinished, RECORD), os.O_CREAT | os.O_EXCL | os.O_RDWR)
-            try_lock(lock)
+            try_lock(lock, shared=True)
             write_record(lock, new_record(keep=keep))
             fd = open_directory(unfinished)
             if durable:
@@ -168,6 +170,39 @@ class SessionDirectory:
             raise StoreUnreachableError(f"session {name} belongs to another user", store=root)
         return cls(root, name, fd)
 
+    @classmethod
+    def hold(cls, root: str, name: str) -> SessionDirectory:
+        """Open a session that another process owns, and own it as well.
+
+        It then ends when the last of its owners closes it or dies.
+
+        Raises
+        ------
+        StoreClosedError
+            If the session has ended, or is being removed right now.
+        StoreUnreachableError
+            If the directory cannot be opened, or its file system has no locks.
+        """
+        directory = cls.join(root, name)
+        gone = StoreClosedError(f"session {name} is being removed", store=root)
+        try:
+            flags = os.O_RDWR | os.O_NOFOLLOW
+            lock = directory._lock = locks.open(RECORD, flags, directory.opened().fd)
+        except OSError as error:
+            raise gone from error
+        _owned.add(directory)
+        locked = try_lock(lock, shared=True)
+        # Whoever removes a session unlinks the record under an exclusive lock: one that was opened
+        # just before is nobody's any more.
+        if not locked or os.fstat(lock).st_nlink == 0:
+            directory._let_go()
+            raise (
+                gone
+                if locked is not None
+                else StoreUnreachableError("the file system has no locks", store=root)
+            )
+        return directory
+
     @property
     def owner(self) -> bool:
         """Whether this object ends the session; never true in a forked child."""
@@ -202,28 +237,44 @@ class SessionDirectory:
         Parameters
         ----------
         remove
-            Whether the owner removes it with everything in it; if not, it stays until somebody
-            removes it by hand.
+            Whether the last owner removes it with everything in it; if not, it stays until
+            somebody removes it by hand.
 
         Raises
         ------
         StoreUnreachableError
             If it cannot be removed.
         """
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor = self._descriptor
         if descriptor is None:
             return
-        _owned.discard(self)
         try:
             if self.owner and remove:
-                remove_session(self.root, self.name, descriptor.fd)
-                remove_root(self.root)
+                if self._is_last_owner():
+                    remove_session(self.root, self.name, descriptor.fd)
+                    remove_root(self.root)
             elif self.owner and self._lock is not None:
                 write_record(self._lock, new_record(keep=True))
         except OSError as error:
             raise unreachable(f"end session {self.name}", self.root, error) from error
         finally:
-            self._release_lock()
+            self._let_go()
+
+    def _is_last_owner(self) -> bool:
+        """Return whether no other process holds the session; the lock is then exclusive."""
+        assert self._lock is not None
+        # Where there are no locks nobody holds a session but the process that started it.
+        return try_lock(self._lock) is not False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the session is to outlive its owners."""
+        return self._lock is not None and bool((read_record(self._lock) or {}).get("keep"))
+
+    def _let_go(self) -> None:
+        self._descriptor = None
+        _owned.discard(self)
+        self._release_lock()
 
     def _release_lock(self) -> None:
         # In a forked child the number may be another file's by now.
@@ -235,6 +286,39 @@ class SessionDirectory:
         """Tell other hosts that the owner lives."""
         if self.owner and self._lock is not None:
             os.utime(self._lock)
+
+
+class SessionHold:
+    """Keeps a session alive from outside: it ends with this hold or its owner, the later one.
+
+    Parameters
+    ----------
+    roots
+        The directories the session has a part in.
+    name
+        Name of the session.
+
+    Raises
+    ------
+    StoreClosedError
+        If the session has ended.
+    StoreUnreachableError
+        If it cannot be held from here.
+    """
+
+    def __init__(self, roots: list[str], name: str) -> None:
+        self._directories: list[SessionDirectory] = []
+        try:
+            for root in roots:
+                self._directories.append(SessionDirectory.hold(root, name))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go; removes the session if nobody else holds it. Closing twice is no error."""
+        for directory in self._directories:
+            directory.close(remove=not directory.kept)
 
 
 class _OwnedSessions:

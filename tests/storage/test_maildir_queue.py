@@ -545,7 +545,7 @@ def test_waiting_ends_with_the_store(store: FileStore) -> None:
 
 
 def test_importing_is_light() -> None:
-    heavy = "ctypes", "numpy", "asyncio", "hashlib", "random"
+    heavy = "ctypes", "numpy", "asyncio"
     program = (
         "import sys, proxyflow.storage.maildir; "
         f"assert not (found := set(sys.modules) & set({heavy!r})), found"

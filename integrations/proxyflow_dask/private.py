@@ -1,0 +1,135 @@
+"""Every private part of dask and distributed that is used, and a check that it is still there.
+
+Nothing else in this package touches a name of theirs that is not documented. When one of them
+changes, this module is what has to be adapted.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from distributed import Client, Scheduler
+from distributed.protocol.pickle import dumps, loads
+
+from proxyflow.errors import MissingDependencyError, UnsupportedError
+
+SUPPORTED = "2025.4.1 to 2026.8"
+"""The versions of `distributed` that the test suite runs against: the oldest and the newest."""
+
+_REMEDY = f"use a version of dask and distributed from {SUPPORTED}"
+
+try:
+    from dask._expr import LLGExpr
+    from dask._task_spec import (
+        Alias,
+        DataNode,
+        GraphNode,
+        NestedContainer,
+        Task,
+        TaskRef,
+        convert_legacy_graph,
+        cull,
+    )
+    from dask._task_spec import (
+        _execute_subgraph as execute_subgraph,
+    )
+    from distributed.client import _MapExpr as MapExpr
+except ImportError as error:
+    raise MissingDependencyError(
+        f"this version of dask lacks what proxyflow_dask builds on: {error}", remedy=_REMEDY
+    ) from error
+
+__all__ = [
+    "SUPPORTED",
+    "Alias",
+    "DataNode",
+    "GraphNode",
+    "LLGExpr",
+    "MapExpr",
+    "NestedContainer",
+    "Task",
+    "TaskRef",
+    "check_client",
+    "check_scheduler",
+    "convert_legacy_graph",
+    "cull",
+    "dumps",
+    "execute_subgraph",
+    "loads",
+    "on_register",
+    "own_parameters",
+]
+
+Key: TypeAlias = Any
+
+_CLIENT = (
+    "_close",
+    "_gather_remote",
+    "_graph_to_futures",
+    "_register_plugin",
+    "_register_scheduler_plugin",
+    "_register_worker_plugin",
+    "_run",
+    "_run_on_scheduler",
+    "_send_to_scheduler",
+    "subscribe_topic",
+)
+_SCHEDULER = ("stream_handlers", "tasks", "log_event", "unregister_worker_plugin", "loop")
+
+
+def check_client(client: Client) -> None:
+    """Refuse a client that is not built as this package expects.
+
+    Raises
+    ------
+    UnsupportedError
+        Names what is missing.
+    """
+    _check(client, _CLIENT, "Client")
+    parameters = list(inspect.signature(type(client)._graph_to_futures).parameters)
+    if parameters[1:3] != ["expr", "keys"]:
+        raise UnsupportedError(
+            f"distributed's Client._graph_to_futures takes {parameters[1:3]}", remedy=_REMEDY
+        )
+
+
+def check_scheduler(scheduler: Scheduler) -> None:
+    """Refuse a scheduler that is not built as this package expects.
+
+    Raises
+    ------
+    UnsupportedError
+        Names what is missing.
+    """
+    _check(scheduler, _SCHEDULER, "Scheduler")
+
+
+def _check(obj: object, names: tuple[str, ...], kind: str) -> None:
+    missing = [name for name in names if not hasattr(obj, name)]
+    if missing:
+        raise UnsupportedError(f"distributed's {kind} has no {missing[0]}", remedy=_REMEDY)
+
+
+def on_register(kind: type, register: Callable[[Client, Any, str, bool], Any]) -> None:
+    """Say what ``client.register_plugin`` does with a class of plugins of ours.
+
+    It chooses by class, between plugins of scheduler, workers and nannies. Ours is in the first
+    place one of the client, for which there is no such choice.
+    """
+    dispatch = Client.__dict__.get("_register_plugin")
+    if not isinstance(dispatch, functools.singledispatchmethod):
+        raise UnsupportedError(
+            "distributed's Client.register_plugin does not choose by class", remedy=_REMEDY
+        )
+    dispatch.register(kind, register)
+
+
+@functools.cache
+def own_parameters(method: Callable[..., Any]) -> frozenset[str]:
+    """Return the keyword parameters of ``Client.submit`` or ``map`` that are not the task's."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY,)
+    parameters = inspect.signature(method).parameters.items()
+    return frozenset(name for name, p in parameters if p.kind in kinds)

@@ -1,0 +1,184 @@
+"""The scheduler's side of eviction: reports forgotten tasks, takes over from dead owners.
+
+The scheduler opens no store while the client that owns it is connected. It only holds the session
+(a lock, for a directory), so that the objects outlive a client that is gone as long as others want
+results that need them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from typing import Any
+
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from proxyflow.recipe import Recipe
+from proxyflow_dask.orphan import Orphan, hold
+from proxyflow_dask.owner import topic_of
+from proxyflow_dask.packed import Packed, packed_in
+from proxyflow_dask.private import check_scheduler
+
+__all__ = ["NAME", "SchedulerPart", "open_session"]
+
+NAME = "proxyflow"
+"""Name of the plugin on the scheduler."""
+
+logger = logging.getLogger("proxyflow.dask")
+
+
+class _Session:
+    """What the scheduler knows of one client's objects: which tasks need any."""
+
+    def __init__(self, client: str, recipe: Recipe) -> None:
+        self.client = client
+        self.recipe = recipe
+        self.hold = hold(recipe)
+        self.tasks: dict[int, Any] = {}
+        self.forgotten: list[int] = []
+        self.orphan: Orphan | None = None
+
+    def close(self) -> None:
+        if self.orphan is not None:
+            self.orphan.close()
+        if self.hold is not None:
+            self.hold.close()
+
+
+class SchedulerPart(SchedulerPlugin):
+    """Tells the owners of stored objects which of their tasks have been forgotten."""
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _Session] = {}
+        self._dismissals: set[asyncio.Task[None]] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SchedulerPart, ())
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Begin to listen for submissions."""
+        check_scheduler(scheduler)
+        self._scheduler = scheduler
+        scheduler.stream_handlers["proxyflow-submitted"] = self._submitted
+
+    def open(self, session: str, client: str, recipe: Recipe) -> bool:
+        """Know a session from now on; return whether it can outlive its owner."""
+        if session not in self._sessions:
+            self._sessions[session] = _Session(client, recipe)
+        return self._sessions[session].hold is not None
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    def _submitted(self, client: str, session: str, tickets: dict[int, Any]) -> None:
+        """Note which tasks of a graph are there; report the others as forgotten.
+
+        The client says this right after it sent the graph, and the scheduler has dealt with that
+        when it hears this. A task is not there if its key was known already (the scheduler keeps
+        what it has), or if the graph was refused.
+        """
+        known = self._sessions.get(session)
+        if known is None:
+            return
+        for ticket, key in tickets.items():
+            packed = self._packed(key)
+            if packed is not None and (packed.session, packed.ticket) == (session, ticket):
+                known.tasks[ticket] = key
+            else:
+                self._report(session, known, ticket)
+
+    def _packed(self, key: Any) -> Packed | None:
+        task = self._scheduler.tasks.get(key)
+        return None if task is None else packed_in(task.run_spec)
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """Report a task that is forgotten."""
+        if finish != "forgotten":
+            return
+        packed = self._packed(key)
+        session = None if packed is None else self._sessions.get(packed.session)
+        if packed is not None and session is not None:
+            session.tasks.pop(packed.ticket, None)
+            self._report(packed.session, session, packed.ticket)
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """Report every task: the scheduler has dropped them all without a transition."""
+        for name, session in self._sessions.items():
+            tickets, session.tasks = list(session.tasks), {}
+            for ticket in tickets:
+                self._report(name, session, ticket)
+
+    def _report(self, name: str, session: _Session, ticket: int) -> None:
+        if session.orphan is not None:
+            session.orphan.forget(ticket)
+            if not session.tasks:
+                self._end(name)
+            return
+        if not session.forgotten:
+            # One report for all that are forgotten in this turn of the event loop.
+            asyncio.get_running_loop().call_soon(self._flush, name, session)
+        session.forgotten.append(ticket)
+
+    def _flush(self, name: str, session: _Session) -> None:
+        forgotten, session.forgotten = session.forgotten, []
+        self._scheduler.log_event(topic_of(name), {"forgotten": forgotten})
+
+    # -- owners --------------------------------------------------------------------------------
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Take over from an owner that is gone: what others still want keeps its objects."""
+        for name, session in list(self._sessions.items()):
+            if session.client != client or session.orphan is not None:
+                continue
+            if not session.tasks:
+                self._end(name)
+                continue
+            needs = {}
+            for ticket, key in session.tasks.items():
+                packed = self._packed(key)
+                if packed is not None:
+                    needs[ticket] = packed.objects
+            session.orphan = Orphan(session.recipe, needs)
+
+    def _end(self, name: str) -> None:
+        """End a session that nobody can need any more."""
+        session = self._sessions.pop(name)
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, session.close)
+        task = loop.create_task(self._dismiss_workers(topic_of(name)))
+        self._dismissals.add(task)
+        task.add_done_callback(self._dismissals.discard)
+
+    async def _dismiss_workers(self, plugin: str) -> None:
+        if plugin in self._scheduler.worker_plugins:
+            try:
+                await self._scheduler.unregister_worker_plugin(comm=None, name=plugin)
+            except OSError as error:
+                # A worker that is going away does not have to be told.
+                logger.debug("a worker was not told that %s has ended: %s", plugin, error)
+
+    async def close(self) -> None:
+        """Let go of all sessions; those whose owner lives are its own to end."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+
+def open_session(
+    session: str, client: str, recipe: bytes, *, dask_scheduler: Scheduler | None = None
+) -> bool:
+    """Make a session known to the scheduler; run there by a client that registers the plugin.
+
+    Returns
+    -------
+    bool
+        Whether its objects can outlive the client.
+    """
+    assert dask_scheduler is not None
+    part = dask_scheduler.plugins[NAME]
+    assert isinstance(part, SchedulerPart)
+    return part.open(session, client, pickle.loads(recipe))

@@ -1,0 +1,77 @@
+"""Which values of a graph are large, and the ones among them that have been hashed already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxyflow.policy import Policy
+from proxyflow.serialize import Payload
+from proxyflow.store import Store
+from proxyflow_dask.private import GraphNode, TaskRef
+
+__all__ = ["Encoded", "GraphPolicy", "encode"]
+
+# Equal values of these have equal payloads, so the digest of the payload is as good a token as
+# Dask's own and does not have to read the value a second time.
+_CANONICAL = (bytes, bytearray, str)
+_CANONICAL_PACKAGES = frozenset({"numpy", "pandas", "pyarrow"})
+
+
+class Encoded:
+    """A large value between the choice of its task's key and its being stored.
+
+    Dask makes the key of a task from hashes of the arguments. This one brings the digest that the
+    store needs in any case, so a large argument is hashed and serialised once.
+    """
+
+    __slots__ = ("nbytes", "payload", "value")
+
+    def __init__(self, value: Any, payload: Payload, nbytes: int) -> None:
+        self.value = value
+        self.payload = payload
+        self.nbytes = nbytes
+        """At least the threshold, so that whoever looks for large values finds it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Wherever it may get to, it is the value there.
+        return (_same, (self.value,))
+
+    def __dask_tokenize__(self) -> tuple[str, bytes]:
+        return ("proxyflow", self.payload.digest)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def encode(value: Any, store: Store, nbytes: int) -> Any:
+    """Return a large value encoded, or as it is if Dask had better hash it itself."""
+    kind = type(value)
+    if kind in _CANONICAL or kind.__module__.partition(".")[0] in _CANONICAL_PACKAGES:
+        return Encoded(value, store.encode(value), nbytes)
+    return value
+
+
+@dataclass(frozen=True)
+class GraphPolicy(Policy):
+    """A policy that leaves alone what Dask itself has to find in a graph: futures and nodes."""
+
+    @classmethod
+    def like(cls, policy: Policy) -> GraphPolicy:
+        """Return the same policy, for a graph."""
+        return cls(policy.threshold, policy.types, policy.nested, policy.depth)
+
+    def allows(self, obj: Any) -> bool:
+        """Return whether a value may be replaced as a whole."""
+        value = obj.value if type(obj) is Encoded else obj
+        return super().allows(value) and not _holds_nodes(value)
+
+
+def _holds_nodes(value: Any) -> bool:
+    """Return whether Dask would find a future, a collection or a part of a graph in a value."""
+    if isinstance(value, dict):
+        return any(map(_holds_nodes, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_holds_nodes, value))
+    return isinstance(value, GraphNode | TaskRef) or hasattr(type(value), "__dask_graph__")

@@ -1,0 +1,123 @@
+"""Task functions that workers import, whatever way they were started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proxyflow import Proxy, Store, is_resolved
+
+LARGE = 200_000
+
+
+def left(store: Store) -> int:
+    """Return how many objects a store holds."""
+    return sum(1 for _ in store.scan())
+
+
+@dataclass
+class Model:
+    weights: Any
+    name: str = "model"
+
+    def predict(self, x: Any) -> float:
+        return float(self.weights.sum() + x.sum())
+
+
+class Failure(Exception):
+    pass
+
+
+def kinds(*args: Any, **kwargs: Any) -> list[str]:
+    return [type(value).__name__ for value in (*args, *kwargs.values())]
+
+
+def total(a: Any, b: Any = 0, *, scale: int = 1) -> float:
+    assert type(a) is np.ndarray, f"a {type(a).__name__}"
+    return float((a.sum() + np.sum(b)) * scale)
+
+
+def nested_total(value: dict[str, Any]) -> float:
+    assert type(value["list"][0]) is np.ndarray
+    assert type(value["model"].weights) is np.ndarray
+    return float(value["list"][0].sum() + value["model"].weights.sum())
+
+
+def lazily(a: Proxy[Any], b: Any) -> tuple[bool, bool]:
+    return issubclass(type(a), Proxy) and not is_resolved(a), issubclass(type(b), Proxy)
+
+
+def same(a: Any, b: Any) -> bool:
+    return a is b
+
+
+def overwrite(a: Any) -> float:
+    before = float(a[0])
+    a[:] = -1
+    return before
+
+
+def ones(n: int) -> Any:
+    return np.ones(n)
+
+
+def number(value: Any) -> Any:
+    return np.full(LARGE // 8, value)
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def fail(a: Any) -> None:
+    raise Failure("on purpose", len(a))
+
+
+def fail_with_large(a: Any) -> None:
+    raise Failure(np.ones(LARGE))
+
+
+def die(a: Any) -> None:
+    os._exit(3)
+
+
+def be_killed(a: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def unpicklable_result(a: Any) -> Any:
+    return [a, (i for i in range(3))]
+
+
+def wait_for(a: Any, path: str) -> float:
+    """Wait for a file, having said by another one that the task runs."""
+    Path(path + ".running").touch()
+    deadline = time.monotonic() + 60
+    while not Path(path).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return float(a[0])
+
+
+def nap(a: Any, seconds: float) -> float:
+    time.sleep(seconds)
+    return float(a[0])
+
+
+def in_own_pool(a: Any) -> float:
+    """Submit on from within a task, through a pool of its own."""
+    from proxyflow_futures import ProxyExecutor
+
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    with ProxyExecutor(pool, policy=LARGE) as executor:
+        result: float = executor.submit(total, a).result()
+        assert not list(executor.store.scan())
+    return result
