@@ -226,11 +226,6 @@ class SessionDirectory:
             raise StoreClosedError("the store has been closed", store=self.root)
         return descriptor
 
-    @property
-    def path(self) -> str:
-        """Path of the directory."""
-        return os.path.join(self.root, self.name)
-
     def close(self, *, remove: bool = True) -> None:
         """Let go of the directory.
 
@@ -277,10 +272,10 @@ class SessionDirectory:
         self._release_lock()
 
     def _release_lock(self) -> None:
+        lock, self._lock = self._lock, None
         # In a forked child the number may be another file's by now.
-        if self.owner and self._lock is not None:
-            locks.close(self._lock)
-        self._lock = None
+        if lock is not None and self._pid == os.getpid():
+            locks.close(lock)
 
     def touch(self) -> None:
         """Tell other hosts that the owner lives."""
