@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -142,14 +141,13 @@ def test_closing_in_many_threads_closes_once(root: Path) -> None:
 
 
 @pytest.fixture
-def lockless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for a file system that knows no locks."""
 
     def refuse(*args: Any) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    yield
 
 
 @pytest.mark.usefixtures("lockless")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -400,26 +401,20 @@ def test_the_state_is_shown(store: Path) -> None:
     assert repr(connector).endswith("(closed)>")
 
 
-def test_out_of_descriptors_names_the_limit(store: Path) -> None:
-    said = run(
-        """
-import os, resource, sys
-from proxyflow.connectors.file import FileConnector
-from proxyflow.errors import StoreUnreachableError
-connector = FileConnector(sys.argv[1])
-key = connector.put(b"x")
-spare = os.dup(0)
-os.close(spare)
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
-for operation in (lambda: connector.get(key), lambda: connector.put(b"y")):
+def test_out_of_descriptors_names_the_limit(connector: FileConnector) -> None:
+    key = connector.put(b"x")
+    spare = os.dup(0)
+    os.close(spare)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    errors = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
     try:
-        operation()
-    except StoreUnreachableError as error:
-        print("ulimit" in str(error))
-resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-connector.close()
-""",
-        store,
-    )
-    assert said.split() == ["True", "True"]
+        for operation in (lambda: connector.get(key), lambda: connector.put(b"y")):
+            try:
+                operation()
+            except StoreUnreachableError as error:
+                errors.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(errors) == 2
+    assert all("ulimit" in error for error in errors)
