@@ -8,7 +8,7 @@ from typing import Any
 import dask_decorated as functions
 import numpy as np
 import pytest
-from conftest import Cluster, Shop, until
+from dask_shop import Cluster, Shop, until
 from distributed import Client, Future
 
 from proxyflow import Store, proxied

@@ -12,7 +12,7 @@ from typing import Any
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import HERE, ROOT, Cluster, Shop, until
+from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, Future, fire_and_forget, wait
 
 import proxyflow
@@ -106,6 +106,7 @@ CLIENT = """
 import sys, numpy as np
 from distributed import Client, wait
 import dask_tasks as tasks
+from proxyflow_dask import ProxyPlugin
 client = Client(sys.argv[1])
 client.register_plugin(ProxyPlugin(sys.argv[2], threshold="100 kB"))
 futures = client.map(tasks.grow, [np.full(50_000, float(i)) for i in range(3)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cluster, Shop, until
+from dask_shop import Cluster, Shop, until
 from distributed import Client
 
 BLOCKS, SIZE = 5, 16

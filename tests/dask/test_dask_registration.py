@@ -13,7 +13,7 @@ import dask
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import HERE, ROOT, Cluster, Shop, until
+from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, LocalCluster
 
 from proxyflow import Store

@@ -10,8 +10,8 @@ from typing import Any
 import dask.array as da
 import dask_tasks as tasks
 import numpy as np
-from conftest import Cluster, Shop, until
 from dask import delayed
+from dask_shop import Cluster, Shop, until
 from distributed import Client, wait
 
 N = 50_000

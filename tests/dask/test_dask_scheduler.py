@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dask_tasks as tasks
 import numpy as np
-from conftest import Cluster, Shop, until
 from dask_inspection import look_inside
+from dask_shop import Cluster, Shop, until
 from dask_target import Target
 from distributed import wait
 

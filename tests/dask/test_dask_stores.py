@@ -10,7 +10,7 @@ from typing import Any
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import Cluster, until
+from dask_shop import Cluster, until
 from distributed import Client, wait
 from proxystore.connectors.file import FileConnector
 
