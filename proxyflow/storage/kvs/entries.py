@@ -49,6 +49,9 @@ INLINE_BYTES = 4096
 # responsive and let a reader fetch a range.
 PART_BYTES = 32 * 1024 * 1024
 
+# Not worth being copied to sit in one part with its neighbours.
+LARGE_PIECE_BYTES = 1024 * 1024
+
 _SIZE = struct.Struct("<Q")
 
 
@@ -73,6 +76,22 @@ class Value:
     def size(self) -> int:
         """Length in bytes."""
         return sum(self.sizes) if self.inline is None else len(self.inline)
+
+    def ranges(self, offset: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (part, start, stop) for each part that holds some of `count` bytes from `offset`.
+
+        Examples
+        --------
+        >>> list(Value(None, b"...", (10, 10, 10)).ranges(8, 5))
+        [(0, 8, 10), (1, 0, 3)]
+        """
+        end = offset + count
+        begin = 0
+        for part, size in enumerate(self.sizes):
+            start, stop = max(offset - begin, 0), min(end - begin, size)
+            if start < stop:
+                yield part, start, stop
+            begin += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +135,17 @@ def new_value(content: Content) -> tuple[Value, list[list[memoryview]]]:
 
 
 def split_parts(content: Iterable[memoryview], limit: int) -> Iterator[list[memoryview]]:
-    """Cut a content into parts of at most `limit` bytes, without copying."""
+    """Cut a content into parts of at most `limit` bytes, without copying.
+
+    A large piece begins a part, so that an engine that needs contiguous parts joins small pieces
+    only.
+    """
     part: list[memoryview] = []
     room = limit
     for piece in content:
+        if part and piece.nbytes >= LARGE_PIECE_BYTES:
+            yield part
+            part, room = [], limit
         while piece.nbytes:
             taken, piece = piece[:room], piece[room:]
             part.append(taken)

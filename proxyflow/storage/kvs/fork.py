@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -23,6 +24,10 @@ class ForkAware(Protocol):
 
 
 _tracked: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+
+# Two threads may fork at the same time. Held from before the fork until after it.
+_forking = threading.Lock()
+
 # Those that were brought to rest; an object made by another thread meanwhile is not among them.
 _resting: list[ForkAware] = []
 
@@ -33,6 +38,7 @@ def track(engine: ForkAware) -> None:
 
 
 def _before() -> None:
+    _forking.acquire()
     _resting[:] = list(_tracked)
     for engine in _resting:
         engine.before_fork()
@@ -42,12 +48,14 @@ def _after_in_parent() -> None:
     for engine in _resting:
         engine.after_fork_in_parent()
     _resting.clear()
+    _forking.release()
 
 
 def _after_in_child() -> None:
     for engine in _resting:
         engine.after_fork_in_child()
     _resting.clear()
+    _forking.release()
 
 
 os.register_at_fork(

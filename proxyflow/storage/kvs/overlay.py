@@ -28,6 +28,8 @@ class Overlay:
         self._base = base
         self._staged: defaultdict[Directory, dict[bytes, Entry | None]] = defaultdict(dict)
         self._parts: dict[bytes, Parts] = {}
+        # Made here, so the base has nothing in them and need not be asked.
+        self._made: set[Directory] = set()
         # Directories that were walked through, so that all below one can be found again.
         self._entered: defaultdict[Directory, dict[bytes, Directory]] = defaultdict(dict)
 
@@ -36,16 +38,19 @@ class Overlay:
         staged = self._staged.get(directory)
         if staged is not None and name in staged:
             return staged[name]
+        if directory in self._made:
+            return None
         entry = self._base(directory, name)
         if isinstance(entry, Directory):
             self._entered[directory][name] = entry
         return entry
 
     def link(self, directory: Directory, name: bytes, entry: Entry, parts: Parts = ()) -> None:
-        """Stage an entry."""
+        """Stage an entry; a directory is a new one."""
         self._replace(directory, name, entry)
         if isinstance(entry, Directory):
             self._entered[directory][name] = entry
+            self._made.add(entry)
         elif isinstance(entry, Value) and parts:
             self._parts[entry.identity] = parts
 

@@ -6,6 +6,7 @@ them; ``memory://`` is a new one each time. A forked child has a copy, like of a
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -72,6 +73,15 @@ class _Store:
 
 _named: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
 _naming = threading.Lock()
+
+
+def _forget_naming() -> None:
+    # A thread of the parent may have held the lock.
+    global _naming
+    _naming = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_naming)
 
 
 class _View:
