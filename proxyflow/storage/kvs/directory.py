@@ -317,10 +317,10 @@ def _walk(start: KVSDir, topdown: bool) -> Iterator[tuple[str, list[str], list[s
 
 def _list_below(start: KVSDir, path: str) -> tuple[list[str], list[str]] | None:
     """Return (directories, files); ``None`` if there is no such directory any more."""
+    namespace = which_namespace(start.namespace)
     try:
-        files, directories = KVSDir(
-            start.fhdl, join(start.path, path), namespace=start.namespace
-        ).list_all()
+        children = start.fhdl.backend.children(namespace, split(join(start.path, path)))
     except (KeyNotFoundError, NotDirectoryError):
         return None
-    return directories, files
+    directories = [name for name, is_directory in children if is_directory]
+    return directories, [name for name, is_directory in children if not is_directory]
