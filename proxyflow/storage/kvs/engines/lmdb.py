@@ -209,7 +209,11 @@ class LMDBEngine:
         self.url = environment.url
         self._environment: Environment | None = environment
         # An error in opening is one of `open`, not of the first call.
-        environment.clear_dead_readers()
+        try:
+            environment.clear_dead_readers()
+        except BaseException:
+            environment.release()
+            raise
 
     def _opened(self) -> Environment:
         if self._environment is None:

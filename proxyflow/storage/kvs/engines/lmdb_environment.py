@@ -127,7 +127,8 @@ class Environment:
                 # Another process has grown it; 0 takes over its size.
                 self._resize(map_bytes, 0)
             except lmdb.ReadersFullError as error:
-                self._clear_readers(error)
+                if not self.clear_dead_readers():
+                    raise self._translated(error) from error
             except lmdb.Error as error:
                 raise self._translated(error) from error
 
@@ -136,20 +137,11 @@ class Environment:
         with self._env.begin(write=write, buffers=True) as transaction:
             return body(transaction)
 
-    def _clear_readers(self, error: Exception) -> None:
-        with self._gate.shared():
-            cleared = self._env.reader_check() if self._env is not None else 1
-        if not cleared:
-            raise KVSError(
-                f"{MAX_READERS} transactions are reading already", store=self.url
-            ) from error
-
-    def clear_dead_readers(self) -> None:
-        """Give back the slots of killed processes; their old pages can be used again."""
+    def clear_dead_readers(self) -> int:
+        """Give back the slots of killed processes, and the pages they held; return how many."""
         self._open()
         with self._gate.shared():
-            if self._env is not None:
-                self._env.reader_check()
+            return 0 if self._env is None else int(self._env.reader_check())
 
     # -- opening, growing, closing ----------------------------------------------------------
 
@@ -231,6 +223,8 @@ class Environment:
         )
         if isinstance(error, damaged):
             return DamagedError(f"the database is damaged or none at all: {text}", store=self.url)
+        if isinstance(error, lmdb.ReadersFullError):
+            return KVSError("too many transactions are reading at once", store=self.url)
         # LMDB passes on the system's errors by their text alone.
         if any(os.strerror(number) in text for number in FULL) or self._is_short_write(text):
             return StorageFullError(

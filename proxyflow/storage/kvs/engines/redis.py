@@ -274,7 +274,11 @@ class RedisEngine:
         self._client = Client(address)
         self._known: _Seen = {}
         # An error in reaching the server is one of `open`, not of the first call.
-        self._client.exchange([[b"PING"]])
+        try:
+            self._client.exchange([[b"PING"]])
+        except BaseException:
+            self._client.close()
+            raise
 
     def read(self, look: Callable[[View], T]) -> T:
         """Return what `look` makes of a picture that was whole at one moment."""
