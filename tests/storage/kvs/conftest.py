@@ -21,14 +21,14 @@ def no_namespace_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RedisServer]:
-    """A Redis server for all tests that do not end it; it puts every command on disk."""
+    """Run a Redis server for the tests that do not end it; it puts every command on disk."""
     with redis_server(appendonly="yes", appendfsync="always") as running:
         yield running
 
 
 @pytest.fixture
 def redis_url(server: RedisServer) -> str:
-    """The server, emptied."""
+    """Empty the server."""
     server.cli("FLUSHALL")
     return server.url
 
@@ -45,13 +45,13 @@ def memory_url() -> str:
 
 @pytest.fixture(params=["memory", "lmdb", "redis"])
 def url(request: pytest.FixtureRequest) -> str:
-    """An empty KVS, on each engine in turn."""
+    """Name an empty KVS, on each engine in turn."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(params=["lmdb", "redis"])
 def shared_url(request: pytest.FixtureRequest) -> str:
-    """An empty KVS that several processes can open, on each such engine in turn."""
+    """Name an empty KVS that several processes can open, on each such engine in turn."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -22,7 +21,7 @@ DEADLINE = 120
 
 @pytest.fixture(params=["fork", "spawn"])
 def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., BaseProcess]]:
-    """Starts processes that are seen to their end."""
+    """Start processes, and see them to their end."""
     context = multiprocessing.get_context(request.param)
     started: list[BaseProcess] = []
 
@@ -279,31 +278,27 @@ def test_forks_while_threads_are_at_work(handle: kvs.Handle) -> None:
     kvs.put(handle, "a", bytes(20_000))
     kvs.commit(handle)
     stop = threading.Event()
-    failures: list[BaseException] = []
     statuses: list[int] = []
 
     def work(number: int) -> None:
-        try:
-            step = 0
-            while not stop.is_set():
-                step += 1
-                assert len(kvs.get(handle, "a", raw=True)) == 20_000
-                kvs.put(handle, f"t{number}", step)
-                kvs.commit(handle)
-        except BaseException as error:
-            failures.append(error)
+        step = 0
+        while not stop.is_set():
+            step += 1
+            assert len(kvs.get(handle, "a", raw=True)) == 20_000
+            kvs.put(handle, f"t{number}", step)
+            kvs.commit(handle)
 
     def fork(body: Callable[[], None]) -> None:
         # multiprocessing does not let two threads wait for children.
         for _ in range(5):
             pid = os.fork()
             if pid == 0:
+                status = 1
                 try:
                     body()
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
+                    status = 0
+                finally:
+                    os._exit(status)
             statuses.append(os.waitpid(pid, 0)[1])
 
     def child() -> None:
@@ -312,9 +307,8 @@ def test_forks_while_threads_are_at_work(handle: kvs.Handle) -> None:
         kvs.commit(handle)
         assert kvs.get(handle, "from.child") == 1
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
+    pool = ThreadPoolExecutor(3)
+    working = [pool.submit(work, number) for number in range(3)]
     try:
         for _ in range(10):
             in_child(child)
@@ -326,9 +320,9 @@ def test_forks_while_threads_are_at_work(handle: kvs.Handle) -> None:
             thread.join(DEADLINE)
     finally:
         stop.set()
-        for thread in threads:
-            thread.join(DEADLINE)
-    assert failures == []
+        pool.shutdown()
+    for future in working:
+        future.result()
     assert statuses == [0] * 10
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import random
+import signal
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,7 +83,7 @@ def forward(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[RedisServer]:
-    """A server with a password."""
+    """Run a server with a password."""
     with redis_server(requirepass="s3cret/pass") as server:
         yield server
 
@@ -209,9 +211,11 @@ def test_no_server() -> None:
 
 
 def test_a_server_that_says_nothing() -> None:
-    with listening(lambda connection: time.sleep(0)) as port:
-        with pytest.raises(kvs.UnreachableError, match=r"did not answer within 0\.2 s"):
-            kvs.open(f"redis://127.0.0.1:{port}?timeout=0.2")
+    with (
+        listening(lambda connection: None) as port,
+        pytest.raises(kvs.UnreachableError, match=r"did not answer within 0\.2 s"),
+    ):
+        kvs.open(f"redis://127.0.0.1:{port}?timeout=0.2")
 
 
 @pytest.mark.parametrize(
@@ -413,6 +417,46 @@ def test_a_watch_stays_with_the_process_that_began_it(redis_url: str) -> None:
         put(handle, "a", 1)
         assert next(values) == 1
         values.close()  # type: ignore[attr-defined]
+
+
+def test_a_call_that_is_interrupted(server: RedisServer, redis_url: str) -> None:
+    """Its reply, when it comes, is not taken for that of another call."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with kvs.open(redis_url) as handle:
+            put(handle, "a", "of a")
+            put(handle, "b", "of b")
+            server.cli("CLIENT", "PAUSE", "500")
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interrupted):
+                kvs.get(handle, "a")
+            assert kvs.get(handle, "b") == "of b"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_more_threads_than_connections_are_kept(server: RedisServer, redis_url: str) -> None:
+    with kvs.open(redis_url) as handle:
+        put(handle, "a", 1)
+        server.cli("CLIENT", "PAUSE", "300")
+        with ThreadPoolExecutor(24) as pool:
+            assert list(pool.map(lambda _: kvs.get(handle, "a"), range(24))) == [1] * 24
+        assert kvs.get(handle, "a") == 1
+
+
+def test_a_user_who_may_not_watch(server: RedisServer, redis_url: str) -> None:
+    server.cli("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-@pubsub")
+    with kvs.open(f"redis://reader:pw@127.0.0.1:{server.port}") as handle:
+        assert not kvs.exists(handle, "a")
+        with pytest.raises(kvs.AccessDeniedError, match="NOPERM"):
+            next(kvs.watch(handle, "a"))
 
 
 # -- a server without room ------------------------------------------------------------------

@@ -111,8 +111,7 @@ class _View:
 
     def entry(self, directory: Directory, name: bytes) -> Entry | None:
         place = (directory.identity, name)
-        if place not in self.seen:
-            self.prefetch(directory, [(name,)])
+        self.prefetch(directory, [(name,)])
         stored = self.seen[place]
         return None if stored is None else entries.decode(stored)
 

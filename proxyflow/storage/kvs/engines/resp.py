@@ -10,7 +10,6 @@ Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 from __future__ import annotations
 
-import io
 import select
 import socket
 from collections.abc import Iterable, Sequence
@@ -172,19 +171,10 @@ class Connection:
     def _bulk(self, size: int) -> bytes | None:
         if size < 0:
             return None
-        if size <= self._end - self._start:
-            data = bytes(self._view[self._start : self._start + size])
-            self._start += size
-        else:
-            # BytesIO lets bytes be filled in place and handed out without a copy.
-            memory = io.BytesIO()
-            memory.seek(size - 1)
-            memory.write(b"\0")
-            with memory.getbuffer() as target:
-                self._fill(target)
-            data = memory.getvalue()
+        data = bytearray(size)
+        self._fill(memoryview(data))
         self._expect_line_end()
-        return data
+        return bytes(data)
 
     def _fill(self, target: memoryview) -> None:
         count = min(target.nbytes, self._end - self._start)
