@@ -589,6 +589,16 @@ def test_round_trips(server: RedisServer, redis_url: str) -> None:
         assert commands_run(server)["evalsha"] == 1
 
 
+def test_more_keys_than_the_server_takes_at_once(redis_url: str) -> None:
+    """It would close the connection without a word."""
+    with kvs.open(redis_url) as handle:
+        for number in range(350_000):
+            kvs.put(handle, f"k{number}", 1)
+        with pytest.raises(kvs.UnsupportedError, match="100,000 keys at a time"):
+            kvs.commit(handle)
+        assert list(kvs.get_dir(handle)) == []
+
+
 def test_listing_costs_only_its_own_children(server: RedisServer, redis_url: str) -> None:
     with kvs.open(redis_url) as handle:
         for number in range(2000):

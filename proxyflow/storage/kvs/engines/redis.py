@@ -8,7 +8,6 @@ and how much of what it holds outlives its end is its own configuration.
 
 from __future__ import annotations
 
-import io
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -131,18 +130,18 @@ class _View:
         )
 
     def read(self, values: Sequence[Value]) -> list[bytes]:
-        # BytesIO lets bytes be filled in place and handed out without a copy.
-        memory = [io.BytesIO(value.inline or b"") for value in values]
+        found: list[bytes | bytearray] = []
         commands: list[Command] = []
         targets: list[memoryview] = []
-        for value, stream in zip(values, memory, strict=True):
-            if value.inline is None:
-                stream.seek(value.size - 1)
-                stream.write(b"\0")
-                self._fetch(value, 0, stream.getbuffer(), commands, targets)
+        for value in values:
+            if value.inline is not None:
+                found.append(value.inline)
+                continue
+            memory = bytearray(value.size)
+            self._fetch(value, 0, memoryview(memory), commands, targets)
+            found.append(memory)
         self._receive(commands, targets)
-        targets.clear()
-        return [stream.getvalue() for stream in memory]
+        return [bytes(data) for data in found]
 
     def readinto(self, value: Value, offset: int, target: memoryview) -> None:
         if value.inline is not None:

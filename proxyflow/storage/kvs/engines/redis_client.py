@@ -27,6 +27,9 @@ __all__ = ["Client", "Subscription"]
 # Connections kept for the next call; more are made when more threads call at once.
 MAX_IDLE = 16
 
+# A server that is sent more for one command closes the connection.
+MAX_ARGUMENTS = 1024 * 1024
+
 
 class Client:
     """A server, as commands and their replies.
@@ -68,9 +71,17 @@ class Client:
         ------
         UnreachableError
             There is no server, it went away, or it stayed silent.
+        UnsupportedError
+            A command has more arguments than a server takes.
         KVSError
             The server refused a command; which error depends on why.
         """
+        if max(map(len, commands)) > MAX_ARGUMENTS:
+            raise UnsupportedError(
+                "this is more than the server takes at once",
+                store=self.url,
+                remedy="commit, or get, some 100,000 keys at a time",
+            )
         used_before = False
         try:
             with self._connection(fresh=False) as (connection, used_before):
