@@ -41,9 +41,6 @@ from proxyflow.storage.kvs.api import (
     get_key_direct,
     get_many,
     isdir,
-    namespace_create,
-    namespace_list,
-    namespace_remove,
     put,
     put_mkdir,
     put_parts,
@@ -51,7 +48,6 @@ from proxyflow.storage.kvs.api import (
     put_unlink,
     readinto,
     size,
-    watch,
 )
 from proxyflow.storage.kvs.backend import (
     FLUX_KVS_NO_MERGE,
@@ -81,8 +77,10 @@ from proxyflow.storage.kvs.errors import (
 from proxyflow.storage.kvs.handle import Handle
 from proxyflow.storage.kvs.handle import open_url as open
 from proxyflow.storage.kvs.keys import join
+from proxyflow.storage.kvs.namespaces import namespace_create, namespace_list, namespace_remove
 from proxyflow.storage.kvs.transaction import KVSTxn
 from proxyflow.storage.kvs.values import MISSING
+from proxyflow.storage.kvs.watching import watch
 
 __all__ = [
     "FLUX_KVS_NO_MERGE",

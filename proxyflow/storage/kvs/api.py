@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxyflow.storage.kvs.directory import KVSDir
 from proxyflow.storage.kvs.errors import (
     IsDirectoryError,
     KeyNotFoundError,
-    WatchTimeoutError,
 )
 from proxyflow.storage.kvs.handle import Handle
 from proxyflow.storage.kvs.keys import split, which_namespace
@@ -26,9 +24,6 @@ __all__ = [
     "get_key_direct",
     "get_many",
     "isdir",
-    "namespace_create",
-    "namespace_list",
-    "namespace_remove",
     "put",
     "put_mkdir",
     "put_parts",
@@ -36,7 +31,6 @@ __all__ = [
     "put_unlink",
     "readinto",
     "size",
-    "watch",
 ]
 
 
@@ -376,126 +370,6 @@ def compare_and_swap(
     return flux_handle.backend.swap(
         which_namespace(namespace), split(key), lambda stored: same(stored, old), content
     )
-
-
-def watch(
-    flux_handle: Handle, key: str, timeout: float | None = None, namespace: str | None = None
-) -> Iterator[Any]:
-    """Yield the value of a key, and again whenever it has changed.
-
-    Nothing is polled. Changes in quick succession may be seen as one.
-
-    Parameters
-    ----------
-    flux_handle, key, namespace
-        See `get`; links on the way may change as well.
-    timeout
-        How many seconds to wait for each change; ``None`` for ever.
-
-    Yields
-    ------
-    Any
-        What `get` returns; `MISSING` while nothing is there. Of a directory, only that it appears
-        or is replaced is noticed, not what changes in it.
-
-    Raises
-    ------
-    WatchTimeoutError
-        The value did not change in time.
-
-    Examples
-    --------
-    >>> from proxyflow.storage import kvs
-    >>> handle = kvs.open("memory://")
-    >>> values = watch(handle, "a", timeout=5)
-    >>> next(values)
-    MISSING
-    >>> put(handle, "a", 1)
-    >>> commit(handle)
-    >>> next(values)
-    1
-    """
-    where, names = which_namespace(namespace), split(key)
-    backend = flux_handle.backend
-    # Made before the first look, so that no change falls between looking and waiting.
-    with backend.watch(where, names) as watcher:
-        seen: object = watcher
-        while True:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            state = backend.state(where, names)
-            while state == seen:
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
-                    raise WatchTimeoutError(
-                        f"no change within {timeout} s", store=flux_handle.url, key=key
-                    )
-                watcher.wait(remaining)
-                state = backend.state(where, names)
-            seen = state
-            try:
-                yield get(flux_handle, key, where)
-            except KeyNotFoundError:
-                yield MISSING
-
-
-# -- namespaces -----------------------------------------------------------------------------
-
-
-def namespace_create(
-    flux_handle: Handle, namespace: str, owner: int | None = None, flags: int = 0
-) -> None:
-    """Create a namespace: a tree of its own.
-
-    Parameters
-    ----------
-    flux_handle
-        What `open` returned.
-    namespace
-        Its name.
-    owner
-        The uid it belongs to, by default the caller's. Only Flux keeps owners.
-    flags
-        Unused; must be 0.
-
-    Raises
-    ------
-    NamespaceExistsError
-        There is one of this name.
-    UnsupportedError
-        Another owner was given, and the engine keeps none.
-
-    Examples
-    --------
-    >>> from proxyflow.storage import kvs
-    >>> handle = kvs.open("memory://")
-    >>> namespace_create(handle, "run-7")
-    >>> namespace_list(handle)
-    ['primary', 'run-7']
-    >>> namespace_remove(handle, "run-7")
-    """
-    flux_handle.backend.namespace_create(_named(namespace), owner, flags)
-
-
-def namespace_remove(flux_handle: Handle, namespace: str) -> None:
-    """Remove a namespace with all in it; a missing one is no error.
-
-    Raises
-    ------
-    NamespaceError
-        It is the primary namespace.
-    """
-    flux_handle.backend.namespace_remove(_named(namespace))
-
-
-def namespace_list(flux_handle: Handle) -> list[str]:
-    """Return the names of all namespaces, ``primary`` first."""
-    return flux_handle.backend.namespace_list()
-
-
-def _named(namespace: str) -> str:
-    if not isinstance(namespace, str):
-        raise TypeError(f"a namespace is named by a string, not {type(namespace).__name__}")
-    return which_namespace(namespace)
 
 
 def dropcache(flux_handle: Handle) -> None:

@@ -22,7 +22,11 @@ import pytest
 from proxyflow.storage import kvs
 from proxyflow.storage.kvs.engines import flux as flux_engine
 from proxyflow.storage.kvs.engines import flux_calls
-from tests.storage.kvs import test_kvs_semantics as semantics
+from tests.storage.kvs import (
+    test_kvs_directories,
+    test_kvs_transactions,
+    test_kvs_values,
+)
 from tests.storage.kvs.flux_double import RECORD, FluxDouble
 
 
@@ -47,26 +51,26 @@ def handle(double: FluxDouble) -> Iterator[kvs.Handle]:
 @pytest.mark.parametrize(
     "promise",
     [
-        semantics.test_raw_values_are_bytes_or_strings,
-        semantics.test_ranges_of_small_values,
-        semantics.test_many_values_of_one_moment,
-        semantics.test_the_root_is_a_directory,
-        semantics.test_dots_collapse,
-        semantics.test_what_is_missing_is_not_found,
-        semantics.test_directories_and_values_are_told_apart,
-        semantics.test_nothing_is_visible_before_the_commit,
-        semantics.test_operations_apply_in_order,
-        semantics.test_a_failed_commit_applies_nothing_and_clears_the_transaction,
-        semantics.test_values_and_directories_replace_each_other,
-        semantics.test_flags,
-        semantics.test_a_transaction_object_stages_under_its_path,
-        semantics.test_links_are_followed_through_directories,
-        semantics.test_a_link_may_lead_nowhere,
-        semantics.test_namespaces_are_trees_of_their_own,
-        semantics.test_a_directory_is_a_mapping,
-        semantics.test_subdirectories_share_the_transaction,
-        semantics.test_clear_ends_and_takes_what_was_staged,
-        semantics.test_walk,
+        test_kvs_values.test_raw_values_are_bytes_or_strings,
+        test_kvs_values.test_ranges_of_small_values,
+        test_kvs_values.test_many_values_of_one_moment,
+        test_kvs_values.test_the_root_is_a_directory,
+        test_kvs_values.test_dots_collapse,
+        test_kvs_values.test_what_is_missing_is_not_found,
+        test_kvs_values.test_directories_and_values_are_told_apart,
+        test_kvs_transactions.test_nothing_is_visible_before_the_commit,
+        test_kvs_transactions.test_operations_apply_in_order,
+        test_kvs_transactions.test_a_failed_commit_applies_nothing_and_clears_the_transaction,
+        test_kvs_transactions.test_values_and_directories_replace_each_other,
+        test_kvs_transactions.test_flags,
+        test_kvs_transactions.test_a_transaction_object_stages_under_its_path,
+        test_kvs_transactions.test_links_are_followed_through_directories,
+        test_kvs_transactions.test_a_link_may_lead_nowhere,
+        test_kvs_transactions.test_namespaces_are_trees_of_their_own,
+        test_kvs_directories.test_a_directory_is_a_mapping,
+        test_kvs_directories.test_subdirectories_share_the_transaction,
+        test_kvs_directories.test_clear_ends_and_takes_what_was_staged,
+        test_kvs_directories.test_walk,
     ],
 )
 def test_promises_of_the_kvs(handle: kvs.Handle, promise: Callable[[kvs.Handle], None]) -> None:
