@@ -121,6 +121,22 @@ def test_a_map_that_does_not_fit_the_address_space(lmdb_url: str) -> None:
     in_child(child)
 
 
+def test_a_forked_child_inherits_no_map_of_the_database(lmdb_url: str) -> None:
+    """Closing one would free the slots of the parent's readers; LMDB forbids using one."""
+    with kvs.open(lmdb_url) as handle:
+        kvs.put(handle, "a", 1)
+        kvs.commit(handle)
+
+        def child() -> None:
+            with open("/proc/self/maps") as maps:
+                assert "data.mdb" not in maps.read()
+            assert kvs.get(handle, "a") == 1
+            handle.close()
+
+        in_child(child)
+        assert kvs.get(handle, "a") == 1
+
+
 def take_all_slots(path: str, ready: Connection) -> None:
     transactions = []
     with lmdb.open(path) as environment:

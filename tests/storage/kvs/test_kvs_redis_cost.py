@@ -73,6 +73,12 @@ def test_nothing_is_left_of_what_was_removed(server: RedisServer, redis_url: str
             kvs.put(handle, "z", bytes(10_000))
             kvs.put(handle, "z", 1)
             kvs.commit(handle, namespace=namespace)
+        # Staged below directories, old and new, that the same commit removes.
+        for key in ("a.b3.d.e", "a.new.e", "fresh.d.e"):
+            kvs.put(handle, key, bytes(10_000))
+        for key in ("a.b3", "a.new", "fresh"):
+            kvs.put_unlink(handle, key)
+        kvs.commit(handle)
         kvs.compare_and_swap(handle, "z", 1, bytes(10_000))
         kvs.put_unlink(handle, "a")
         kvs.put(handle, "z.y", bytes(10_000))

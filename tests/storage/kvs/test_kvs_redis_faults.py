@@ -38,6 +38,21 @@ def test_a_server_that_was_restarted(tmp_path: Path) -> None:
         server.kill()
 
 
+def test_a_commit_after_a_restart(tmp_path: Path) -> None:
+    """That the kept connection is dead is seen before the commit is sent on it."""
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        with kvs.open(server.url) as handle:
+            put(handle, "a", 1)
+            server.kill()
+            server.start()
+            put(handle, "b", 1)
+            assert list(kvs.get_dir(handle)) == ["b"]
+    finally:
+        server.kill()
+
+
 def test_a_server_killed_while_a_value_is_on_its_way(tmp_path: Path) -> None:
     """What was committed before is there after the restart, and nothing of the rest."""
     server = RedisServer(tmp_path, appendonly="yes", appendfsync="always")
