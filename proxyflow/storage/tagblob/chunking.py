@@ -61,7 +61,7 @@ def chunks(
 
 
 def line_groups(file: io.BufferedIOBase, group_size: int, max_record_size: int) -> Iterator[bytes]:
-    """Yield runs of whole lines of at most `group_size` bytes, or one line if that is longer.
+    r"""Yield runs of whole lines of at most `group_size` bytes, or one line if that is longer.
 
     Taking lines in runs rather than one by one is what makes large files quick to cut.
 
@@ -73,8 +73,8 @@ def line_groups(file: io.BufferedIOBase, group_size: int, max_record_size: int) 
     Examples
     --------
     >>> import io
-    >>> list(line_groups(io.BytesIO(b"a\\nbb\\nccc"), group_size=5, max_record_size=10))
-    [b'a\\nbb\\n', b'ccc']
+    >>> list(line_groups(io.BytesIO(b"a\nbb\nccc"), group_size=5, max_record_size=10))
+    [b'a\nbb\n', b'ccc']
     """
     rest = b""
     while block := file.read(_BLOCK):

@@ -6,7 +6,7 @@ The root holds the catalogue of tags and the list of volumes; the volumes hold t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from .area import local_root, open_area
@@ -216,18 +216,21 @@ class EmbeddedEngine:
         return self._change(name, token, lambda tag: tag.with_urls(urls))
 
     def _change(
-        self, name: str, token: str | None, change: Any, *, create: bool = True
+        self,
+        name: str,
+        token: str | None,
+        change: Callable[[TagObject], TagObject],
+        *,
+        create: bool = True,
     ) -> list[str]:
         def changed(tag: TagObject | None) -> TagObject:
             if tag is None:
                 if not create:
                     raise self._missing(name)
                 # The one change that is made even if it says the same as before: creation.
-                after: TagObject = change(TagObject.new(name, token))
-                return after
+                return change(TagObject.new(name, token))
             tag.authorize("write", token, self.master)
-            after = change(tag)
-            return after
+            return change(tag)
 
         tag = self._catalogue.change(name, changed)
         assert tag is not None
