@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from .errors import ConfigError, StoreFull, Unavailable
+from .errors import ConfigError, DDFSError, StoreFull, Unavailable
 
 __all__ = [
     "Area",
@@ -173,8 +173,8 @@ def reported(store: str, name: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError, StoreFull, Unavailable):
-        raise
+    except (FileNotFoundError, FileExistsError, DDFSError):
+        raise  # some of ours are OSErrors too, and say more
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(

@@ -109,6 +109,16 @@ class DDFS:
         durable: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
+        # What a copy in another process is made of. It reads its own environment: settings that
+        # came from there, tokens among them, do not travel.
+        self._recipe: dict[str, Any] = {
+            "master": master,
+            "proxy": proxy,
+            "settings": settings,
+            "replicas": replicas,
+            "durable": durable,
+            "storage_options": storage_options,
+        }
         self._settings = Settings(settings)
         self.proxy = proxy or self._settings.proxy
         self.engine = open_engine(
@@ -124,6 +134,9 @@ class DDFS:
 
     def __repr__(self) -> str:
         return f"DDFS master at {self.master}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), {**self._recipe, "master": self.master}))
 
     def __enter__(self) -> DDFS:
         return self
@@ -503,3 +516,7 @@ class DDFS:
                 "garbage is collected by the server", store=self.master, remedy="call gc there"
             )
         return self.engine.gc(grace, verify=verify)
+
+
+def _rebuild(cls: type[DDFS], recipe: dict[str, Any]) -> DDFS:
+    return cls(**recipe)

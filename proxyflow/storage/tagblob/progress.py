@@ -64,14 +64,6 @@ class Tracked:
         """Whether `chunks` may be called again."""
         return self._source.rewindable
 
-    @rewindable.setter
-    def rewindable(self, value: bool) -> None:
-        self._source.rewindable = value
-
-    def size(self) -> int:
-        """Return the number of bytes."""
-        return self._source.size()
-
     def known_size(self) -> int | None:
         """Return the number of bytes if that costs nothing."""
         return self._source.known_size()

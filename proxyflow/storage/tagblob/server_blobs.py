@@ -58,8 +58,8 @@ class BlobHandlers:
 
     def add_to(self, app: web.Application) -> None:
         """Register the handlers."""
-        app.router.add_get(_NEW + "{name:.*}", self.new)
-        app.router.add_get("/ddfs/{volume:vol[^/]*}/blob/{path:.+}", self.get)
+        app.router.add_get(_NEW + "{name:[\\s\\S]*}", self.new)
+        app.router.add_get("/ddfs/{volume:vol[^/]*}/blob/{path:[\\s\\S]+}", self.get)
         app.router.add_put("/ddfs/{object:[^/]+}", self.put)
 
     # -- where to put a blob ------------------------------------------------------------------

@@ -46,12 +46,12 @@ class TagHandlers:
     def add_to(self, app: web.Application) -> None:
         """Register the handlers."""
         app.router.add_get(_TAGS, self.names)
-        app.router.add_get(_TAGS + "/{prefix:.*}", self.names)
-        app.router.add_get(_TAG + "{path:.+}", self.get)
-        app.router.add_post(_TAG + "{path:.+}", self.append)
-        app.router.add_put(_TAG + "{path:.+}", self.put)
-        app.router.add_delete(_TAG + "{path:.+}", self.delete)
-        app.router.add_get("/ddfs/{volume:vol[^/]*}/tag/{path:.+}", self.stored)
+        app.router.add_get(_TAGS + "/{prefix:[\\s\\S]*}", self.names)
+        app.router.add_get(_TAG + "{path:[\\s\\S]+}", self.get)
+        app.router.add_post(_TAG + "{path:[\\s\\S]+}", self.append)
+        app.router.add_put(_TAG + "{path:[\\s\\S]+}", self.put)
+        app.router.add_delete(_TAG + "{path:[\\s\\S]+}", self.delete)
+        app.router.add_get("/ddfs/{volume:vol[^/]*}/tag/{path:[\\s\\S]+}", self.stored)
 
     async def names(self, request: web.Request) -> web.Response:
         """GET ``/ddfs/tags[/PREFIX]``."""

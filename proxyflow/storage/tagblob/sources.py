@@ -6,13 +6,14 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from .area import Buffer
 from .errors import InvalidName
 from .names import safe_name
 
-__all__ = ["BufferSource", "FileSource", "PathSource", "Source", "make_source"]
+__all__ = ["BufferSource", "FileSource", "PathSource", "Source", "make_source", "sized"]
 
 PIECE = 2**20
 
@@ -24,11 +25,14 @@ class Source(Protocol):
     chunk is valid until the next one is asked for.
     """
 
-    name: str
-    rewindable: bool
+    @property
+    def name(self) -> str:
+        """The prefix of the blob's name."""
+        ...
 
-    def size(self) -> int:
-        """Return the number of bytes; a source that does not know is read to its end first."""
+    @property
+    def rewindable(self) -> bool:
+        """Whether `chunks` may be called again."""
         ...
 
     def known_size(self) -> int | None:
@@ -62,11 +66,9 @@ class PathSource:
         self.name = name
         os.stat(path)  # what cannot be pushed fails before anything else is
 
-    def size(self) -> int:
+    def known_size(self) -> int | None:
         """Return the number of bytes."""
         return os.stat(self.path).st_size
-
-    known_size = size
 
     def chunks(self) -> Iterator[Buffer]:
         """Yield the bytes."""
@@ -83,11 +85,9 @@ class BufferSource:
         self._views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         self.name = name
 
-    def size(self) -> int:
+    def known_size(self) -> int | None:
         """Return the number of bytes."""
         return sum(view.nbytes for view in self._views)
-
-    known_size = size
 
     def chunks(self) -> Iterator[Buffer]:
         """Yield the bytes."""
@@ -113,21 +113,6 @@ class FileSource:
         self._file.seek(self._start)
         return size
 
-    def size(self) -> int:
-        """Return the number of bytes."""
-        if not self.rewindable:
-            self._spool()
-        size = self.known_size()
-        assert size is not None
-        return size
-
-    def _spool(self) -> None:
-        """Read the stream to its end; from then on it can be rewound."""
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the source
-        for piece in _pieces(self._file):
-            spooled.write(piece)
-        self._file, self._start, self.rewindable = spooled, 0, True
-
     def chunks(self) -> Iterator[Buffer]:
         """Yield the bytes."""
         if self.rewindable:
@@ -139,6 +124,24 @@ def _seekable(file: IO[bytes]) -> bool:
     return bool(hasattr(file, "seekable") and file.seekable())
 
 
+@contextmanager
+def sized(source: Source) -> Iterator[tuple[Source, int]]:
+    """Give out a source that can be rewound, and its size.
+
+    A stream that knows neither is read into a temporary file first.
+    """
+    size = source.known_size()
+    if size is not None:
+        yield source, size
+        return
+    with tempfile.TemporaryFile() as file:
+        for chunk in source.chunks():
+            file.write(chunk)
+        size = file.seek(0, os.SEEK_CUR)
+        file.seek(0)
+        yield FileSource(file, source.name), size
+
+
 def make_source(item: Any) -> Source:
     """Return the source for a path, a ``(path, name)``, ``(file, name)`` or ``(buffers, name)``.
 
@@ -147,7 +150,7 @@ def make_source(item: Any) -> Source:
     Examples
     --------
     >>> source = make_source(([b"head", b"body"], "my blob"))
-    >>> source.name, source.size()
+    >>> source.name, source.known_size()
     ('my_blob', 8)
     """
     if isinstance(item, (str, os.PathLike)):

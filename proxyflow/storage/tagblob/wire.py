@@ -27,7 +27,7 @@ from .errors import (
 )
 from .http_client import HttpClient, http_url
 from .names import blob_object_prefix
-from .sources import Source
+from .sources import Source, sized
 
 __all__ = ["WireEngine"]
 
@@ -184,7 +184,17 @@ class WireEngine:
 
         Where an upload fails, the master is asked for other nodes, up to `retries` times.
         """
-        length = source.size()
+        with sized(source) as (rewindable, length):
+            return self._store(rewindable, length, replicas, include, retries)
+
+    def _store(
+        self,
+        source: Source,
+        length: int,
+        replicas: int | None,
+        include: Collection[str],
+        retries: int,
+    ) -> list[str]:
         excluded: list[str] = []
         last: DDFSError | None = None
         while True:
