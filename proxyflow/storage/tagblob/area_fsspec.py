@@ -101,7 +101,9 @@ class FsspecArea:
         for path, info in found.items():
             # Some file systems answer with a leading slash the stripped root does not have.
             relative = path.lstrip("/").removeprefix(self._root.lstrip("/")).lstrip("/")
-            yield Entry(relative, int(info["size"]), _modified(info))
+            # A directory that just came into being may be answered as the thing asked for itself.
+            if relative.startswith(f"{directory}/"):
+                yield Entry(relative, int(info["size"]), _modified(info))
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove files; those already gone do not matter."""

@@ -108,6 +108,11 @@ class FileBlob(io.BufferedReader, Blob):
         self.digest = digest
         self._length = digest.size
 
+    def __del__(self) -> None:
+        # Code written for Disco reads what `pull` yields and lets it go; that is not worth a
+        # ResourceWarning per blob.
+        self.close()
+
     def __len__(self) -> int:
         return self._length
 

@@ -186,7 +186,7 @@ def hash_dir(obj: str) -> str:
     Examples
     --------
     >>> hash_dir("data:log$5dc-7b-2a")
-    'fd'
+    '95'
     """
     return hashlib.md5(obj.encode(), usedforsecurity=False).hexdigest()[:2]
 
@@ -197,7 +197,7 @@ class ObjectUrl(NamedTuple):
     Examples
     --------
     >>> ObjectUrl("localhost", "vol0", "tag", "data:log$5dc-7b-2a").url
-    'disco://localhost/ddfs/vol0/tag/fd/data:log$5dc-7b-2a'
+    'disco://localhost/ddfs/vol0/tag/95/data:log$5dc-7b-2a'
     """
 
     host: str
@@ -228,7 +228,7 @@ def parse_object_url(url: str) -> ObjectUrl | None:
 
     Examples
     --------
-    >>> parse_object_url("disco://node1/ddfs/vol0/tag/fd/data:log$5dc-7b-2a").volume
+    >>> parse_object_url("disco://node1/ddfs/vol0/tag/95/data:log$5dc-7b-2a").volume
     'vol0'
     >>> parse_object_url("/ddfs/vol0/blob/00/../../etc/passwd") is None
     True
@@ -246,7 +246,7 @@ def own_blob(url: str) -> ObjectUrl | None:
 
     Examples
     --------
-    >>> own_blob("disco://othernode/ddfs/vol0/blob/fd/data:log$5dc-7b-2a") is None
+    >>> own_blob("disco://othernode/ddfs/vol0/blob/95/data:log$5dc-7b-2a") is None
     True
     """
     parts = parse_object_url(url)

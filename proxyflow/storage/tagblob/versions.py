@@ -27,7 +27,7 @@ KEEP = 4
 SETTLED = 3600.0
 _FRESH = 60.0
 _PATIENCE = 60.0
-_LONGEST_PAUSE = 0.1
+_LONGEST_PAUSE = 0.5
 
 
 class Version(NamedTuple):
@@ -80,7 +80,7 @@ class Versions:
             Other writers were faster for a whole minute.
         """
         deadline = time.monotonic() + _PATIENCE
-        pause = 0.002
+        pause = 0.02
         with present(self.area.url), self.area.lock(hash_dir(directory)):
             while True:
                 loaded = time.monotonic()

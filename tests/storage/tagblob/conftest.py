@@ -53,6 +53,13 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
+def s3_store(s3: S3Server) -> dict[str, Any]:
+    master = {"master": "s3://store/shared", "storage_options": s3.storage_options}
+    DDFS(**master, volumes=VOLUMES)
+    return master
+
+
+@pytest.fixture(scope="session")
 def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     root = tmp_path_factory.mktemp("server")
     with run_server(f"file://{root}", "--volumes", str(VOLUMES)) as port:
@@ -66,9 +73,8 @@ def master(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if engine == "embedded":
         return {"master": f"file://{tmp_path}/store", "volumes": VOLUMES}
     if engine == "s3":
-        server: S3Server = request.getfixturevalue("s3")
-        url = f"s3://store/{uuid.uuid4().hex}"
-        return {"master": url, "volumes": VOLUMES, "storage_options": server.storage_options}
+        shared: dict[str, Any] = request.getfixturevalue("s3_store")
+        return shared
     return {"master": f"disco://127.0.0.1:{request.getfixturevalue('server_port')}"}
 
 
@@ -87,7 +93,7 @@ def local(tmp_path: Path) -> DDFS:
 
 @pytest.fixture
 def name() -> Callable[[], str]:
-    """Tag names nobody else uses: the server's store is shared by all tests."""
+    """Tag names nobody else uses: S3 and the server hold one store for all tests."""
     prefix = f"test:{uuid.uuid4().hex}"
     counter = itertools.count()
     return lambda: f"{prefix}:{next(counter)}"
