@@ -49,7 +49,10 @@ class LocalArea:
 
     def make_root(self) -> None:
         """Create the root directory, for its owner alone."""
-        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.root) from error
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"
@@ -188,6 +191,7 @@ class LocalWriter:
     def _open_partial(self) -> int:
         self._partial = f"{_PARTIAL}/{secrets.token_hex(12)}"
         self._area.make_parents(self._partial)
+        self._area.make_parents(self._path)
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         return os.open(self._area._full(self._partial), flags, 0o600)
 

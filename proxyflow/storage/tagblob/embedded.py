@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from .area import local_root, open_area
+from .area import local_root, open_area, reported
 from .area_local import LocalArea
 from .blobs import Blob
 from .catalogue import Catalogue
@@ -83,7 +83,8 @@ class EmbeddedEngine:
         self.master = self._area.url if local_root(root) is not None else root
         self._default_replicas = replicas
         if isinstance(self._area, LocalArea):
-            self._area.make_root()
+            with reported(self.master):
+                self._area.make_root()
         self._layout = Layout(self._area, durable=durable, storage_options=storage_options)
         self._layout.ensure(volumes)
         self._catalogue = Catalogue(self._area)

@@ -128,7 +128,9 @@ def _decode(data: bytes, url: str) -> _Stored:
     try:
         stored: _Stored = json.loads(data)
         if stored["version"] != _FORMAT:
-            raise ConfigError(f"layout version {stored['version']} is newer than this", store=url)
+            raise ConfigError(f"layout version {stored['version']} is not {_FORMAT}", store=url)
+        if not isinstance(stored["store"], str) or not isinstance(stored["volumes"], dict):
+            raise TypeError("not a layout")
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DDFSError):
             raise

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from .blobs import Blob, Checksum, Digest
 from .errors import (
@@ -103,9 +104,12 @@ class Replicas:
         """
         prefix = blob_object_prefix(source.name)
         failed: set[str] = set()
+        error: DDFSError | None = None
         while True:
             obj = object_name(prefix)
-            volumes = self.choose(count, include=include, exclude=failed, size=source.known_size())
+            volumes = self._choose_again(
+                error, count, include=include, exclude=failed, size=source.known_size()
+            )
             attempt = _FanOut(volumes, obj)
             attempt.write(source)
             failed |= attempt.failed.keys()
@@ -116,8 +120,16 @@ class Replicas:
             if attempt.collided:
                 retries -= 1
             assert attempt.error is not None
+            error = attempt.error
             if retries < 0 or not source.rewindable:
-                raise attempt.error
+                raise error
+
+    def _choose_again(self, error: DDFSError | None, count: int, **options: Any) -> list[Volume]:
+        """Choose volumes; if there is none left to choose, say why the last one failed."""
+        try:
+            return self.choose(count, **options)
+        except NotEnoughVolumes as refused:
+            raise error or refused from None
 
     def _complete(self, attempt: _FanOut, count: int, failed: set[str], retries: int) -> list[str]:
         """Make up for the volumes that failed by copying from one that did not."""
@@ -127,7 +139,9 @@ class Replicas:
                 if retries < 0:
                     assert attempt.error is not None
                     raise attempt.error
-                target = self.choose(1, exclude=failed | done.keys(), size=attempt.size)[0]
+                (target,) = self._choose_again(
+                    attempt.error, 1, exclude=failed | done.keys(), size=attempt.size
+                )
                 try:
                     source = self._volumes[next(iter(done))]
                     done[target.name] = copy_blob(source, target, attempt.object)
