@@ -114,7 +114,7 @@ class HttpClient:
             return json.loads(data)
         except ValueError as error:
             raise ServerError(
-                "the answer is not JSON", store=url, remedy="is this a DDFS master?"
+                "the answer is not JSON", store=_shown(url), remedy="is this a DDFS master?"
             ) from error
 
     def _send(

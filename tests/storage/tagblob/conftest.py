@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,28 +11,11 @@ from typing import Any
 import pytest
 
 from proxyflow.storage.tagblob import DDFS
-from tests.s3_server import S3Server, free_port, run_s3_server, wait_for_port
+from tests.s3_server import S3Server, run_s3_server
+from tests.storage.tagblob.serving import run_server
 
 VOLUMES = 3
 ENGINES = ["embedded", "s3", "http"]
-
-
-@contextlib.contextmanager
-def run_server(root: str, *options: str, env: dict[str, str] | None = None) -> Iterator[int]:
-    """Run our server as a process and yield its port."""
-    port = free_port()
-    command = [sys.executable, "-m", "proxyflow.storage.tagblob.server"]
-    process = subprocess.Popen(
-        [*command, "--root", root, "--port", str(port), *options],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **(env or {})},
-    )
-    try:
-        wait_for_port(port, process)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 @pytest.fixture(autouse=True)

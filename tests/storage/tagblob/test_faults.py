@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -179,7 +179,7 @@ def test_what_cannot_be_restored_is_reported_and_kept_in_the_tag(
 ) -> None:
     ddfs = DDFS(f"file://{tmp_path}/store", volumes=2, replicas=2)
     ddfs.push("data", [(b"bytes", "blob")])
-    before = {url for url in ddfs.urls("data")[0]}
+    before = set(ddfs.urls("data")[0])
     os.rename(tmp_path / "store/vol1", tmp_path / "unmounted")
     report = ddfs.gc(grace=0)
     assert len(report.missing) == 1
@@ -273,9 +273,9 @@ class CappedFileSystem(MemoryFileSystem):  # type: ignore[misc]
     """A file system in memory with no room for a blob of 1 MiB below a ``full`` directory."""
 
     protocol = "capped"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
-    dead: set[str] = set()
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    dead: ClassVar[set[str]] = set()
 
     def cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if any(name in path for name in self.dead):
