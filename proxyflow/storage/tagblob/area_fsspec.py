@@ -1,6 +1,6 @@
 """A place on a file system that fsspec knows, such as a prefix in an S3 bucket, as an area.
 
-Nothing here locks. What excludes two writers is exclusive creation (fsspec's mode ``"create"`` and
+Nothing here locks out other processes. What excludes two of them is exclusive creation (fsspec's mode ``"create"`` and
 ``"xb"``), which object stores offer as a conditional write: S3 as ``If-None-Match: *``.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import IO, Any
 
@@ -40,19 +41,25 @@ class FsspecArea:
         self.url = url.rstrip("/")
         self._options = dict(storage_options or {})
         self._fs: Any = None
+        self._thread_locks: dict[str, threading.Lock] = {}
         self._pid = -1
         self._root = str(self.fs._strip_protocol(self.url)).rstrip("/")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fs": None, "_pid": -1}
+        return {**self.__dict__, "_fs": None, "_thread_locks": {}, "_pid": -1}
 
     @property
     def fs(self) -> Any:
         """The file system; a forked child gets its own, as their event loop does not survive."""
         if self._pid != os.getpid():
-            self._fs = _open_filesystem(self.url, self._options)
-            self._pid = os.getpid()
+            self._renew()
         return self._fs
+
+    def _renew(self) -> None:
+        self._fs = _open_filesystem(self.url, self._options)
+        # A lock that another thread held during the fork would never be released.
+        self._thread_locks = {}
+        self._pid = os.getpid()
 
     def child(self, name: str) -> Area:
         """Return the area one directory below."""
@@ -112,8 +119,10 @@ class FsspecArea:
                 self.fs.rm_file(self._full(path))
 
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """Hold a lock of that name; yield whether it is held."""
-        return nullcontext(True)
+        """Keep the threads of this process apart, which spares them lost attempts."""
+        if self._pid != os.getpid():
+            self._renew()
+        return _held(self._thread_locks.setdefault(name, threading.Lock()), wait)
 
     def sweep_partial(self, before: float) -> int:
         """Abort multipart uploads that nobody completed; only S3 keeps such things."""
@@ -168,6 +177,16 @@ class FsspecWriter:
         # A buffered file uploads what it has when it is garbage collected, unless it seems closed.
         with contextlib.suppress(AttributeError):
             self._file.closed = True
+
+
+@contextlib.contextmanager
+def _held(lock: threading.Lock, wait: bool) -> Iterator[bool]:
+    held = lock.acquire(blocking=wait)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
 
 
 def _open_filesystem(url: str, options: Mapping[str, Any]) -> Any:

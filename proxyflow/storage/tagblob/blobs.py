@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+from collections.abc import Callable
 from typing import IO, NamedTuple
 
 import xxhash
@@ -90,12 +91,16 @@ class Blob(io.BufferedIOBase):
         stored blob nor anybody else. The buffer outlives the file.
         """
         if self.path is not None and len(self):
-            access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
             with open(self.path, "rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), len(self), access=access))
+                return _mapped(file.fileno(), len(self), writable)
         self.seek(0)
         data = self.read()
         return memoryview(bytearray(data) if writable else data)
+
+
+def _mapped(fd: int, size: int, writable: bool) -> memoryview:
+    access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
+    return memoryview(mmap.mmap(fd, size, access=access))
 
 
 class FileBlob(io.BufferedReader, Blob):
@@ -107,6 +112,11 @@ class FileBlob(io.BufferedReader, Blob):
         self.url = url
         self.digest = digest
         self._length = digest.size
+
+    def map(self, *, writable: bool = False) -> memoryview:
+        """Return the whole blob as a buffer; see `Blob.map`."""
+        # By the open file, as gc may have removed the path meanwhile.
+        return _mapped(self.fileno(), len(self), writable) if len(self) else memoryview(b"")
 
     def __del__(self) -> None:
         # Code written for Disco reads what `pull` yields and lets it go; that is not worth a
@@ -141,7 +151,8 @@ class StreamBlob(io.BufferedReader, Blob):
         digest: Digest | None,
         path: str | None = None,
     ) -> None:
-        super().__init__(_CheckedRaw(raw, url, digest), buffer_size=2**20)
+        self._checked = _CheckedRaw(raw, url, digest)
+        super().__init__(self._checked, buffer_size=2**20)
         self._length = size
         self.path = path
         self.url = url
@@ -149,6 +160,10 @@ class StreamBlob(io.BufferedReader, Blob):
 
     def __len__(self) -> int:
         return self._length
+
+    def on_read(self, report: Callable[[int], object]) -> None:
+        """Call `report` with the number of bytes whenever some have been read."""
+        self._checked.report = report
 
 
 class _CheckedRaw(io.RawIOBase):
@@ -159,6 +174,7 @@ class _CheckedRaw(io.RawIOBase):
         self._url = url
         self._digest = digest
         self._checksum: Checksum | None = Checksum()
+        self.report: Callable[[int], object] | None = None
 
     def readable(self) -> bool:
         return True
@@ -177,6 +193,8 @@ class _CheckedRaw(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         data = self._raw.read(len(buffer))
         memoryview(buffer).cast("B")[: len(data)] = data
+        if self.report is not None:
+            self.report(len(data))
         if self._checksum is not None and self._digest is not None:
             self._checksum.update(data)
             if not data and self._checksum.digest() != self._digest:

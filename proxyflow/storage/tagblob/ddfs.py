@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import Any
 
 from . import graph
-from .blobs import Blob
+from .blobs import Blob, StreamBlob
 from .chunking import CHUNK_SIZE, MAX_RECORD_SIZE, Reader
 from .engine import Engine
 from .errors import Forbidden, NotFound, Unauthorized, Unsupported
 from .gc import GCReport
 from .inputs import chunk_sources
 from .names import blob_name, safe_name, tag_link, tag_name
+from .progress import Progress
 from .settings import Settings
 from .sources import Source, make_source
 from .tagobject import check_attribute, check_urls
@@ -404,9 +405,18 @@ class DDFS:
         BlobNotFound, BlobDamaged, Unavailable
             No replica of a blob can be read; the error of the last one tried.
         """
-        for replicas in self.urls(tag, token):
-            if tag_link(replicas) is None and blobfilter(blob_name(replicas[0])):
-                yield self.engine.open(replicas)
+        progress = Progress(f"pull {tag_name(tag)}")
+        try:
+            for replicas in self.urls(tag, token):
+                if tag_link(replicas) is None and blobfilter(blob_name(replicas[0])):
+                    blob = self.engine.open(replicas)
+                    if isinstance(blob, StreamBlob):
+                        blob.on_read(progress.update)
+                    else:
+                        progress.update(len(blob))
+                    yield blob
+        finally:
+            progress.close()
 
     def chunk(
         self,

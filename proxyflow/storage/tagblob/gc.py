@@ -8,6 +8,7 @@ is older than the grace period goes.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from .area import Area
 from .catalogue import Catalogue, StoredTag
 from .errors import BlobDamaged, BlobNotFound, DDFSError, StoreFull, Unavailable
 from .names import ObjectUrl, own_blob
-from .replicas import Replicas, copy_blob
+from .replicas import copy_blob
 from .tagobject import TagObject
 from .volume import StoredBlob, Volume
 
@@ -97,8 +98,12 @@ class Collector:
             try:
                 self._stored[name] = volume.stored()
             except DDFSError as error:
-                logger.warning("gc goes on without %s: %s", name, error)
-                self._report.skipped.append(name)
+                self._skip(name, error)
+
+    def _skip(self, name: str, error: DDFSError) -> None:
+        logger.warning("gc goes on without %s: %s", name, error)
+        self._stored.pop(name, None)
+        self._report.skipped.append(name)
 
     # -- tags ---------------------------------------------------------------------------------
 
@@ -173,32 +178,33 @@ class Collector:
         except (BlobDamaged, BlobNotFound) as error:
             logger.warning("gc found a bad replica: %s", error)
             return False
+        except Unavailable as error:
+            self._skip(replica.volume, error)
+            return False
         return True
 
     def _copy(self, source: ObjectUrl, exclude: set[str]) -> ObjectUrl | None:
         """Copy a good replica to a volume outside `exclude`; ``None`` when none takes it."""
-        refused = exclude | set(self._report.skipped)
-        while True:
-            candidates = {n: v for n, v in self._volumes.items() if n not in refused}
-            if not candidates:
-                return None
-            target = Replicas(candidates, self._area.url).choose(1)[0]
+        size = self._volumes[source.volume].digest(source.object).size
+        targets = [v for name, v in self._volumes.items() if name not in exclude]
+        for target in random.sample(targets, len(targets)):
             try:
+                target.check_room(size)
                 copy_blob(self._volumes[source.volume], target, source.object, replace=True)
-            except (StoreFull, Unavailable) as error:
-                logger.warning("gc cannot copy to %s: %s", target.name, error)
-                refused.add(target.name)
             except (BlobDamaged, BlobNotFound) as error:
                 logger.warning("gc cannot read a replica: %s", error)
                 return None
+            except (StoreFull, Unavailable) as error:
+                logger.warning("gc cannot copy to %s: %s", target.name, error)
             else:
                 self._report.restored += 1
                 return source._replace(volume=target.name)
+        return None
 
     # -- blobs --------------------------------------------------------------------------------
 
     def _sweep(self, reachable: set[Place], before: float) -> None:
-        for name, blobs in self._stored.items():
+        for name, blobs in list(self._stored.items()):
             volume = self._volumes[name]
             try:
                 for blob in blobs.values():
@@ -209,8 +215,7 @@ class Collector:
                 self._report.removed_partial += volume.remove_stray_sums(blobs, before)
                 self._report.removed_partial += volume.sweep_partial(before)
             except Unavailable as error:
-                logger.warning("gc goes on without %s: %s", name, error)
-                self._report.skipped.append(name)
+                self._skip(name, error)
         self._report.removed_partial += self._area.sweep_partial(before)
 
 

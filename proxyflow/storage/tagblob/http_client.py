@@ -63,7 +63,8 @@ class HttpClient:
         return {**self.__dict__, "_pool": None, "_pid": -1}
 
     def _connections(self) -> urllib3.PoolManager:
-        # A forked child must not write into its parent's connections.
+        # A forked child must not write into its parent's connections. Two threads that come first
+        # make two pools, of which one is dropped; a lock would have to be made anew after a fork.
         if self._pool is None or self._pid != os.getpid():
             try:
                 import urllib3

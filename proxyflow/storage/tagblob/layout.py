@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
-from .area import Area, local_root, open_area
+from .area import Area, local_root, open_area, reported
 from .errors import ConfigError, DDFSError, Unavailable
 from .versions import Versions
 from .volume import Volume
@@ -73,10 +73,33 @@ class Layout:
             return json.dumps(stored, indent=1).encode()
 
         data = self._versions.load("layout").data
+        if data is None and not self._area.locks:
+            self._check_exclusive()
         if data is None or places:
             data = self._versions.change("layout", added).data
         assert data is not None
         self._adopt(data)
+
+    def _check_exclusive(self) -> None:
+        """Make sure that a file is created by one only, as nothing else keeps writers apart.
+
+        fsspec leaves it to each file system whether it takes the mode for it seriously.
+        """
+        probe = f"probe/{uuid.uuid4().hex}"
+        try:
+            with reported(self._area.url):
+                self._area.create(probe, b"1")
+                self._area.create(probe, b"2")
+        except FileExistsError:
+            return
+        finally:
+            with reported(self._area.url):
+                self._area.remove([probe])
+        raise ConfigError(
+            "this file system does not create files exclusively, so writers would lose changes",
+            store=self._area.url,
+            remedy="keep the root in a directory or on S3, and use this as a volume",
+        )
 
     def reload(self) -> None:
         """Take over what other processes added."""

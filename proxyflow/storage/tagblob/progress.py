@@ -3,52 +3,73 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 from .area import Buffer
 from .sources import Source
 
-__all__ = ["Progress", "Tracked", "open_progress"]
+__all__ = ["Progress", "Tracked"]
 
 #: Smaller transfers are over before a bar is of any use.
 LARGE = 64 * 2**20
 
 
-class Progress(Protocol):
-    """Counts bytes."""
+class Progress:
+    """Counts bytes, and shows a bar on standard error once there are many.
 
-    def update(self, n: int) -> object:
-        """Count more bytes."""
-        ...
+    It stays silent when standard error is no terminal, the transfer is small, or tqdm is not
+    installed.
 
-    def close(self) -> object:
-        """Give up what is held open."""
-        ...
+    Parameters
+    ----------
+    what
+        The words before the bar.
+    total
+        The bytes of the whole transfer, if somebody knows.
+    """
 
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self._what = what
+        self._total = total
+        self._counted = 0
+        self._bar: Any = None
+        self._silent = not sys.stderr.isatty() or (total is not None and total < LARGE)
+        self._lock = threading.Lock()
 
-class _Silent:
-    def update(self, n: int) -> None:
-        return None
+    def update(self, count: int) -> None:
+        """Count more bytes; any thread may."""
+        if self._silent:
+            return
+        with self._lock:
+            self._counted += count
+            if self._bar is None and (self._total is not None or self._counted >= LARGE):
+                self._open()
+            elif self._bar is not None:
+                self._bar.update(count)
+
+    def _open(self) -> None:
+        try:
+            from tqdm import tqdm  # type: ignore[import-untyped]
+        except ImportError:
+            self._silent = True
+            return
+        self._bar = tqdm(
+            total=self._total,
+            initial=self._counted,
+            desc=self._what,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+        )
 
     def close(self) -> None:
-        return None
-
-
-def open_progress(what: str, total: int | None) -> Progress:
-    """Return a bar on standard error, or something silent.
-
-    Silent when standard error is no terminal, the transfer is known to be small, or tqdm is not
-    installed.
-    """
-    if not sys.stderr.isatty() or (total is not None and total < LARGE):
-        return _Silent()
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ImportError:
-        return _Silent()
-    bar: Progress = tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024)
-    return bar
+        """Leave the bar as it is; further bytes are not counted."""
+        with self._lock:
+            self._silent = True
+            if self._bar is not None:
+                self._bar.close()
 
 
 class Tracked:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from .engine import Engine
 from .errors import NotFound
 from .names import blob_object_prefix, url_key
-from .progress import Progress, Tracked, open_progress
+from .progress import Progress, Tracked
 from .sources import Source
 
 __all__ = ["Uploader"]
@@ -59,7 +59,7 @@ class Uploader:
     ) -> list[Replicas]:
         """Store every source whose name is not known; return all replica sets in order."""
         total = _total(sources) if isinstance(sources, list) else None
-        progress = open_progress(what, total)
+        progress = Progress(what, total)
         try:
             return self._stored(sources, progress, known or {})
         finally:
@@ -76,7 +76,7 @@ class Uploader:
         found = self.known(name, token)
         missing = list(_unseen(sources, found))
         tags: list[str] = []
-        progress = open_progress(f"push {name}", _total(missing))
+        progress = Progress(f"push {name}", _total(missing))
         try:
             for batch in reversed(list(_batches(missing))):
                 blobs = self._stored(batch, progress, {})

@@ -27,7 +27,9 @@ KEEP = 4
 SETTLED = 3600.0
 _FRESH = 60.0
 _PATIENCE = 60.0
-_LONGEST_PAUSE = 0.5
+#: Between attempts; long enough for eight writers to take turns rather than to trip each other.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
 
 
 class Version(NamedTuple):
@@ -80,11 +82,11 @@ class Versions:
             Other writers were faster for a whole minute.
         """
         deadline = time.monotonic() + _PATIENCE
-        pause = 0.02
+        pause = _FIRST_PAUSE
         with present(self.area.url), self.area.lock(hash_dir(directory)):
+            loaded = time.monotonic()
+            current = self.load(directory)
             while True:
-                loaded = time.monotonic()
-                current = self.load(directory)
                 data = change(current.data)
                 if data is None:
                     return current
@@ -95,6 +97,8 @@ class Versions:
                     raise Unavailable("too many writers", store=self.area.url, name=directory)
                 time.sleep(random.uniform(0, pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
+                loaded = time.monotonic()
+                current = self.load(directory)
 
     def all(self, directory: str) -> list[int]:
         """Return the numbers of the versions still stored, oldest first."""

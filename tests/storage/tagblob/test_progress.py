@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,17 @@ progress.LARGE = int(sys.argv[2])
 ddfs = DDFS(sys.argv[1])
 ddfs.push("data", [(b"x" * 1000, "blob")])
 ddfs.push("data", [(b"x" * 1000, "other")], update=True)
-ddfs.chunk("lines", [b"a\\nb\\n"])
+ddfs.chunk("lines", [b"a\\n" * 500])
+for blob in ddfs.pull("data"):
+    blob.close()
 """
 
 
 def on_terminal(*arguments: str) -> bytes:
     """Run the program with a terminal for its standard error and return what it shows."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": "100"},
-    )
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=theirs)
     os.close(theirs)
     shown = b""
     while True:
@@ -49,6 +49,7 @@ def test_large_transfers_show_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert b"push data" in shown
     assert b"100%" in shown
     assert b"chunk lines" in shown
+    assert b"pull data" in shown
 
 
 def test_small_transfers_show_none(tmp_path: Path) -> None:
