@@ -1,7 +1,8 @@
 """A place on a file system that fsspec knows, such as a prefix in an S3 bucket, as an area.
 
-Nothing here locks out other processes. What excludes two of them is exclusive creation (fsspec's mode ``"create"`` and
-``"xb"``), which object stores offer as a conditional write: S3 as ``If-None-Match: *``.
+Nothing here locks out other processes. What excludes two of them is exclusive creation (fsspec's
+modes ``"create"`` and ``"xb"``), which object stores offer as a conditional write: S3 as
+``If-None-Match: *``.
 """
 
 from __future__ import annotations
