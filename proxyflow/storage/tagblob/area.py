@@ -189,10 +189,10 @@ def reported(store: str, name: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def present(store: str) -> Iterator[None]:
+def present(store: str, name: str | None = None) -> Iterator[None]:
     """Report what is missing as a dead volume, where nothing but its root can be missing."""
     try:
-        with reported(store):
+        with reported(store, name):
             yield
     except FileNotFoundError as error:
         raise Unavailable(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from .area import Area, Entry, present, reported
@@ -12,23 +14,35 @@ from .names import hash_dir
 from .tagobject import TOMBSTONE, DamagedTag, TagObject
 from .versions import Version, Versions
 
-__all__ = ["Catalogue", "StoredTag"]
+__all__ = ["Catalogue", "History"]
+
+logger = logging.getLogger(__name__)
 
 _ROOT = "tag"
 #: Longer names do not fit a file name on every file system and are shortened to a digest.
 _LONGEST_KEY = 200
+#: What a shortened key keeps of the name.
+_PREFIX = _LONGEST_KEY - 40
 
 
-class StoredTag(NamedTuple):
-    """A tag's directory as a listing shows it: its files, oldest version first."""
+class History(NamedTuple):
+    """The stored versions of a tag, oldest first, and the newest one's content."""
 
     key: str
     entries: list[Entry]
+    current: TagObject | None
 
-    @property
-    def deleted(self) -> bool:
-        """Whether the newest version is a tombstone."""
-        return self.entries[-1].size == len(TOMBSTONE)
+    def replaced_since(self, before: float) -> list[Entry]:
+        """Return the versions that were replaced after that moment."""
+        pairs = zip(self.entries, self.entries[1:], strict=False)
+        return [old for old, new in pairs if new.modified > before]
+
+    def replaced_until(self, before: float) -> list[Entry]:
+        """Return the versions that were replaced by then, and a tombstone as old."""
+        pairs = zip(self.entries, self.entries[1:], strict=False)
+        gone = [old for old, new in pairs if new.modified <= before]
+        last = self.entries[-1]
+        return [*gone, last] if self.current is None and last.modified <= before else gone
 
 
 class Catalogue:
@@ -91,49 +105,73 @@ class Catalogue:
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the tags that start with `prefix`, sorted."""
-        found = (self.name_of(stored) for stored in self.stored() if not stored.deleted)
+        live = (key for key, newest in self._newest().items() if newest.size != len(TOMBSTONE))
+        found = (self._name_of(key) for key in live if key[:_PREFIX].startswith(prefix[:_PREFIX]))
         return sorted(name for name in found if name is not None and name.startswith(prefix))
 
-    def name_of(self, stored: StoredTag) -> str | None:
-        """Return the tag's name; ``None`` when it went away since it was listed."""
-        if "~" not in stored.key:
-            return stored.key
-        for entry in reversed(stored.entries):
-            tag = self.read(entry)
-            if tag is not None:
-                return tag.name
-        return None
-
-    def stored(self) -> Iterator[StoredTag]:
-        """Yield every tag's directory, deleted tags too."""
-        directories: dict[str, list[Entry]] = {}
+    def _newest(self) -> dict[str, Entry]:
+        """Return the highest version's file of every tag, deleted ones too, by key."""
+        newest: dict[str, Entry] = {}
         with present(self._area.url):
             for entry in self._area.scan(_ROOT):
-                directories.setdefault(entry.path.split("/")[1], []).append(entry)
-        for key, entries in directories.items():
-            yield StoredTag(key, sorted(entries))
+                key = entry.path.split("/")[1]
+                newest[key] = max(entry, newest.get(key, entry))
+        return newest
 
-    def read(self, entry: Entry) -> TagObject | None:
-        """Return one stored version; ``None`` for a tombstone or one that is gone."""
+    def _name_of(self, key: str) -> str | None:
+        """Return the tag's name; ``None`` when it went away meanwhile, or nobody can tell."""
+        if "~" not in key:
+            return key
+        try:
+            tag = self._decode(key, self._versions.load(f"{_ROOT}/{key}").data)
+        except TagDamaged as error:
+            logger.warning("a tag is missing in the list: %s", error)
+            return None
+        return None if tag is None else tag.name
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all tags, deleted ones too."""
+        return list(self._newest())
+
+    def history(self, key: str) -> History | None:
+        """Return the stored versions of a tag as they are now; ``None`` when there are none.
+
+        Raises
+        ------
+        TagDamaged
+            The newest version cannot be read.
+        """
+        while True:
+            with present(self._area.url):
+                entries = sorted(self._area.scan(f"{_ROOT}/{key}"))
+                if not entries:
+                    return None
+                # Writers may clear away what was just listed; then there are newer ones to list.
+                with suppress(FileNotFoundError):
+                    data = self._area.read(entries[-1].path)
+                    return History(key, entries, self._decode(key, data))
+
+    def read_old(self, entry: Entry) -> TagObject | None:
+        """Return an old version; ``None`` for a tombstone, a damaged one, or one that is gone."""
         try:
             with reported(self._area.url, entry.path):
                 data = self._area.read(entry.path)
+            return self._decode(entry.path.split("/")[1], data)
         except FileNotFoundError:
             return None
-        return self._decode(entry.path.split("/")[1], data)
+        except TagDamaged as error:
+            logger.warning("an old version does not count: %s", error)
+            return None
 
-    def forget(self, stored: StoredTag, before: float) -> int:
+    def forget(self, history: History, before: float) -> int:
         """Remove the versions replaced before that moment and a tombstone as old; count them."""
-        pairs = zip(stored.entries, stored.entries[1:], strict=False)
-        gone = [old for old, new in pairs if new.modified <= before]
-        if stored.deleted and stored.entries[-1].modified <= before:
-            gone.append(stored.entries[-1])
-        gone = [entry for entry in gone if self._versions.is_settled(entry.modified)]
-        directory = f"{_ROOT}/{stored.key}"
+        old = history.replaced_until(before)
+        gone = [entry for entry in old if self._versions.is_settled(entry.modified)]
+        directory = f"{_ROOT}/{history.key}"
         with present(self._area.url):
             # Oldest first, so that what is left is a sane history at any moment.
             self._area.remove(entry.path for entry in gone)
-            if len(gone) == len(stored.entries):
+            if len(gone) == len(history.entries):
                 with self._area.lock(hash_dir(directory)):
                     self._area.remove_directory(directory)
         return len(gone)
@@ -157,4 +195,4 @@ def _directory(name: str) -> str:
         return f"{_ROOT}/{name}"
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     # "~" is in no tag name, so no other tag has this key.
-    return f"{_ROOT}/{name[: _LONGEST_KEY - 40]}~{digest}"
+    return f"{_ROOT}/{name[:_PREFIX]}~{digest}"

@@ -1,8 +1,8 @@
 """Collecting garbage and restoring replicas.
 
-What a live tag names is reachable, and so is what a tag named until less than the grace period ago:
-its older versions and the version before its deletion still count until then. Everything else that
-is older than the grace period goes.
+What a live tag names is reachable, and so is what a tag named until less than the grace period ago,
+as far as its last versions tell: those that are still stored count until then, and so does the
+version before its deletion. Everything else that is older than the grace period goes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from .area import Area
-from .catalogue import Catalogue, StoredTag
+from .catalogue import Catalogue
 from .errors import BlobDamaged, BlobNotFound, DDFSError, StoreFull, Unavailable
 from .names import ObjectUrl, own_blob
 from .replicas import copy_blob
@@ -111,21 +111,21 @@ class Collector:
         """Return what tags reach and the tags themselves; old versions go on the way."""
         reachable: set[Place] = set()
         live: list[TagObject] = []
-        for stored in self._catalogue.stored():
-            current = self._catalogue.read(stored.entries[-1])
-            if current is not None:
-                live.append(current)
-                reachable.update(_places(current))
-            for tag in self._recent(stored, before):
-                reachable.update(_places(tag))
-            self._report.removed_versions += self._catalogue.forget(stored, before)
+        for key in self._catalogue.all_keys():
+            # Listed anew tag by tag: whatever goes on meanwhile, a blob that is taken from a tag
+            # is found in this one's old versions, or in the tag it was put into.
+            history = self._catalogue.history(key)
+            if history is None:
+                continue
+            if history.current is not None:
+                live.append(history.current)
+                reachable.update(_places(history.current))
+            for entry in history.replaced_since(before):
+                old = self._catalogue.read_old(entry)
+                if old is not None:
+                    reachable.update(_places(old))
+            self._report.removed_versions += self._catalogue.forget(history, before)
         return reachable, live
-
-    def _recent(self, stored: StoredTag, before: float) -> list[TagObject]:
-        """Return the old versions that were replaced less than the grace period ago."""
-        pairs = zip(stored.entries, stored.entries[1:], strict=False)
-        recent = (self._catalogue.read(old) for old, new in pairs if new.modified > before)
-        return [tag for tag in recent if tag is not None]
 
     # -- replicas -----------------------------------------------------------------------------
 
@@ -185,7 +185,11 @@ class Collector:
 
     def _copy(self, source: ObjectUrl, exclude: set[str]) -> ObjectUrl | None:
         """Copy a good replica to a volume outside `exclude`; ``None`` when none takes it."""
-        size = self._volumes[source.volume].digest(source.object).size
+        try:
+            size = self._volumes[source.volume].digest(source.object).size
+        except DDFSError as error:
+            logger.warning("gc cannot read a replica: %s", error)
+            return None
         targets = [v for name, v in self._volumes.items() if name not in exclude]
         for target in random.sample(targets, len(targets)):
             try:

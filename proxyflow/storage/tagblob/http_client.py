@@ -54,7 +54,7 @@ class HttpClient:
         for being busy (503).
     """
 
-    def __init__(self, retries: int = 3) -> None:
+    def __init__(self, retries: int = 6) -> None:
         self._retries = retries
         self._pool: urllib3.PoolManager | None = None
         self._pid = -1

@@ -171,10 +171,7 @@ class Replicas:
         error: DDFSError = BlobNotFound("no replicas", store=self._store)
         damaged: list[Volume] = []
         for replica in random.sample(replicas, len(replicas)):
-            volume = self._volumes.get(replica.volume)
-            if volume is None:
-                error = Unavailable("unknown volume", store=self._store, name=replica.volume)
-                continue
+            volume = self._volumes[replica.volume]
             try:
                 blob = volume.open(replica.object)
             except DDFSError as failure:

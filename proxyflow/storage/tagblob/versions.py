@@ -60,7 +60,7 @@ class Versions:
         """Return the highest version."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            with present(self.area.url):
+            with present(self.area.url, directory):
                 number = self._highest(directory)
                 if number == 0:
                     return Version(0, None)
@@ -83,7 +83,7 @@ class Versions:
         """
         deadline = time.monotonic() + _PATIENCE
         pause = _FIRST_PAUSE
-        with present(self.area.url), self.area.lock(hash_dir(directory)):
+        with present(self.area.url, directory), self.area.lock(hash_dir(directory)):
             loaded = time.monotonic()
             current = self.load(directory)
             while True:

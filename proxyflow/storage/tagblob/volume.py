@@ -71,7 +71,7 @@ class Volume:
                     self.area.make_root()
                 self.area.create(_MARKER, json.dumps(wanted).encode())
         except FileExistsError:
-            if json.loads(self.area.read(_MARKER)) != wanted:
+            if self.area.read(_MARKER) != json.dumps(wanted).encode():
                 raise ConfigError(
                     "this place is another volume already", store=self.area.url, name=self.name
                 ) from None
@@ -252,9 +252,8 @@ class BlobWriter:
         area = self.volume.area
         try:
             with reported(area.url, self.object):
-                if self._replace:
-                    area.remove([_sum_path(self.object)])
-                area.create(_sum_path(self.object), digest.encode())
+                if not (self._replace and self._has_sum(digest)):
+                    area.create(_sum_path(self.object), digest.encode())
                 self._file.commit()
         except FileExistsError as error:
             self._file.abort()
@@ -263,6 +262,17 @@ class BlobWriter:
             self._file.abort()
             raise
         return self.volume.url_of(self.object)
+
+    def _has_sum(self, digest: Digest) -> bool:
+        """Tell whether the right checksum is there; a wrong one is removed."""
+        path = _sum_path(self.object)
+        try:
+            if self.volume.area.read(path) == digest.encode():
+                return True
+        except FileNotFoundError:
+            return False
+        self.volume.area.remove([path])
+        return False
 
     def abort(self) -> None:
         """Give up; nothing becomes visible."""
