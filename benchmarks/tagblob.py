@@ -39,13 +39,21 @@ REFERENCE = {
 }
 
 RAW_SERVER = """
-import sys
+import asyncio, contextlib, os, sys
 from aiohttp import web
 
 async def put(request):
-    with open(sys.argv[1] + "/raw", "wb") as file:
+    # A new file each time, in pieces that are worth a thread: as quick as it gets.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(sys.argv[1] + "/raw")
+    with open(sys.argv[1] + "/raw", "wb", buffering=0) as file:
+        piece = bytearray()
         while data := await request.content.readany():
-            file.write(data)
+            piece += data
+            if len(piece) >= 2**20:
+                await asyncio.to_thread(file.write, piece)
+                piece = bytearray()
+        file.write(piece)
     return web.Response(status=201, text="ok")
 
 async def get(request):

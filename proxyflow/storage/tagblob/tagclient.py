@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import graph
-from .engine import Engine
+from .engine import ATTR_READ_TOKEN, Engine
 from .errors import Forbidden, NotFound, Unauthorized
 from .names import tag_name
 from .settings import Settings
@@ -60,7 +60,8 @@ class TagClient:
     def exists(self, tag: Any) -> bool:
         """Tell whether the tag exists; a protected one does, an illegal name does not."""
         try:
-            self.engine.get_attribute(tag_name(tag), "ddfs:urls", None)
+            # The smallest thing a tag can be asked for: its urls may be many.
+            self.engine.get_attribute(tag_name(tag), ATTR_READ_TOKEN, None)
         except Unauthorized:
             return True
         except (Forbidden, NotFound):

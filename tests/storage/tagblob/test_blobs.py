@@ -323,7 +323,7 @@ LINES = [b"%d %s\n" % (number, b"x" * (number % 50)) for number in range(5000)]
 
 @pytest.mark.parametrize("chunk_size", [1, 60, 1000, 50_000, 10**9])
 def test_lines_are_cut_at_their_ends(ddfs: DDFS, tag: str, tmp_path: Path, chunk_size: int) -> None:
-    lines = LINES[: 20 if chunk_size < 60 else 200 if chunk_size < 1000 else None]
+    lines = LINES[: 20 if chunk_size < 60 else 60 if chunk_size < 1000 else 1500]
     path = tmp_path / "lines.txt"
     path.write_bytes(b"".join(lines)[:-1])
     ddfs.chunk(tag, [str(path)], chunk_size=chunk_size)

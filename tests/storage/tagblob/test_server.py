@@ -322,6 +322,28 @@ def test_an_upload_that_stands_still_is_given_up(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_a_bug_is_an_error_500_that_shows_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from proxyflow.storage.tagblob import embedded, server\n"
+        "embedded.EmbeddedEngine.names = lambda self, prefix: {}['s3cr3t']\n"
+        "sys.exit(server.main(sys.argv[1:]))\n"
+    )
+    port = free_port()
+    options = ["--root", f"file://{tmp_path}/s", "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-c", program, *options], stderr=subprocess.PIPE)
+    try:
+        wait_for_port(port, process)
+        client = Client(port)
+        answer = client("GET", "/ddfs/tags")
+        assert (answer.status, answer.data) == (500, b"Internal server error.")
+        client.close()
+    finally:
+        process.terminate()
+        _, logged = process.communicate()
+    assert b"KeyError" in logged
+
+
 def test_a_full_volume_behind_the_server_is_a_full_store(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys\n"
