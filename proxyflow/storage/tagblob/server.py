@@ -30,6 +30,9 @@ __all__ = ["Limits", "main", "make_app"]
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that requests under way get when the server is told to end.
+_LAST_WORDS = 3.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -165,7 +168,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logger.info("serving %s on %s:%d", engine.master, args.host, args.port)
     # The access log would hold one line per blob; what goes wrong is logged anyway.
-    web.run_app(app, host=args.host, port=args.port, print=None, access_log=None)
+    web.run_app(
+        app,
+        host=args.host,
+        port=args.port,
+        print=None,
+        access_log=None,
+        shutdown_timeout=_LAST_WORDS,
+    )
     return 0
 
 

@@ -19,7 +19,7 @@ from .blobs import Blob, Checksum, Digest
 from .embedded import EmbeddedEngine
 from .errors import BlobNotFound, Forbidden, InvalidName, TooLarge, TruncatedUpload, Unavailable
 from .http_client import DIGEST_HEADER
-from .names import blob_object_prefix, is_object_name, object_name, own_blob
+from .names import ObjectUrl, blob_object_prefix, is_object_name, object_name, own_blob
 from .server_http import host_of, json_answer, path_below, run, to_client
 from .volume import BlobWriter, Volume
 
@@ -123,22 +123,25 @@ class BlobHandlers:
     async def _receive(
         self, request: web.Request, volume: Volume, obj: str, length: int | None
     ) -> str:
-        writer = await run(volume.writer, obj)
-        checksum = Checksum()
+        receiver = _Receiver(volume, obj)
         received = 0
+        # One piece is held back, so that a small blob takes a single turn of a thread.
+        held = bytearray()
         try:
             async for piece in self._pieces(request):
                 received += len(piece)
                 if received > self._limits.blob:
                     raise TooLarge(f"A blob has at most {self._limits.blob} bytes.")
-                await run(_take, writer, checksum, piece)
+                if held:
+                    await run(receiver.take, held)
+                held = piece
             if length is not None and received != length:
                 raise TruncatedUpload(f"{received} bytes came instead of {length}.")
+            return await run(receiver.finish, held)
         except BaseException:
-            # Not awaited in a thread: this may be a cancellation, which the next await would meet.
-            writer.abort()
+            # Not in a thread: this may be a cancellation, which the next await would meet.
+            receiver.abort()
             raise
-        return await run(writer.commit, checksum.digest())
 
     async def _pieces(self, request: web.Request) -> AsyncIterator[bytearray]:
         piece = bytearray()
@@ -164,8 +167,7 @@ class BlobHandlers:
         replica = own_blob("disco://localhost" + path_below(request, ""))
         if replica is None:
             raise BlobNotFound("Blob not found.")
-        volume = await run(self._engine.volume, replica.volume)
-        digest = await run(volume.digest, replica.object)
+        volume, digest = await run(self._found, replica)
         headers = {
             DIGEST_HEADER: digest.encode().decode().strip(),
             "Content-Type": "application/octet-stream",
@@ -177,6 +179,10 @@ class BlobHandlers:
         blob = await run(volume.open, replica.object)
         with blob:
             return await _send(request, blob, digest, headers)
+
+    def _found(self, replica: ObjectUrl) -> tuple[Volume, Digest]:
+        volume = self._engine.volume(replica.volume)
+        return volume, volume.digest(replica.object)
 
 
 async def _send(
@@ -211,9 +217,31 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     return start, stop
 
 
-def _take(writer: BlobWriter, checksum: Checksum, piece: bytearray) -> None:
-    checksum.update(piece)
-    writer.write(piece)
+class _Receiver:
+    """Writes the pieces of an upload; its methods wait for the disk."""
+
+    def __init__(self, volume: Volume, obj: str) -> None:
+        self._volume = volume
+        self._object = obj
+        self._checksum = Checksum()
+        self._writer: BlobWriter | None = None
+
+    def take(self, piece: bytearray) -> BlobWriter:
+        """Write one more piece."""
+        if self._writer is None:
+            self._writer = self._volume.writer(self._object)
+        self._checksum.update(piece)
+        self._writer.write(piece)
+        return self._writer
+
+    def finish(self, piece: bytearray) -> str:
+        """Write the last piece and return the URL of the blob."""
+        return self.take(piece).commit(self._checksum.digest())
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._writer is not None:
+            self._writer.abort()
 
 
 def _count(text: str | None) -> int | None:

@@ -35,12 +35,22 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_SMALL = 64 * 2**10
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+")
 
 
 async def run(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call a function of the store, which may wait for a disk or a lock, in a thread."""
-    return await asyncio.to_thread(function, *args, **options)
+    """Call a function of the store, which may wait for a disk or a lock, in a thread.
+
+    A cancelled request waits for it to end: it uses files that the request would close, and the
+    next file opened would get their descriptors.
+    """
+    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **options))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
 
 
 @web.middleware
@@ -95,7 +105,8 @@ async def json_body(request: web.Request) -> Any:
     """
     body = await request.read()
     try:
-        return await run(json.loads, body)
+        # A thread costs more than it saves for what is parsed at once.
+        return json.loads(body) if len(body) < _SMALL else await run(json.loads, body)
     except (ValueError, RecursionError) as error:
         raise InvalidUrls("Invalid request body.", remedy="send JSON") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from aiohttp import web
 
@@ -74,16 +75,11 @@ class TagHandlers:
         if attr is not None:
             raise AttributeNotFound("Tag attribute not found.", remedy="append to the tag itself")
         host = host_of(request, self._advertise)
-        urls = await self._urls(request, host)
-        changed = await run(
-            self._engine.append,
-            name,
-            urls,
-            token_of(request),
-            # A flag that is there but empty is off.
-            update=bool(request.query.get("update")),
-            delayed=bool(request.query.get("delayed")),
-        )
+        token = token_of(request)
+        # A flag that is there but empty is off.
+        flags = {flag: bool(request.query.get(flag)) for flag in ("update", "delayed")}
+        urls = await json_body(request)
+        changed = await run(lambda: self._engine.append(name, _checked(urls, host), token, **flags))
         return _changed_answer(changed, host)
 
     async def put(self, request: web.Request) -> web.Response:
@@ -92,17 +88,14 @@ class TagHandlers:
         token = token_of(request)
         host = host_of(request, self._advertise)
         if attr is None or attr == ATTR_URLS:
-            urls = await self._urls(request, host)
-            return _changed_answer(await run(self._engine.put, name, urls, token), host)
+            urls = await json_body(request)
+            changed = await run(lambda: self._engine.put(name, _checked(urls, host), token))
+            return _changed_answer(changed, host)
         value = await json_body(request)
         if not isinstance(value, str):
             raise InvalidAttribute("Invalid attribute key or value", name=attr)
         changed = await run(self._engine.set_attribute, name, attr, value, token)
         return _changed_answer(changed, host)
-
-    async def _urls(self, request: web.Request, host: str) -> list[list[str]]:
-        body = await json_body(request)
-        return await run(lambda: check_urls(from_client(body, host)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE ``/ddfs/tag/TAG`` or ``/ddfs/tag/TAG/ATTR``."""
@@ -120,6 +113,10 @@ class TagHandlers:
             raise NotFound("Tag not found.")
         tag = await run(self._engine.tag_version, parts.object, token_of(request))
         return _tag_answer(tag, host_of(request, self._advertise))
+
+
+def _checked(body: Any, host: str) -> list[list[str]]:
+    return check_urls(from_client(body, host))
 
 
 def _split(request: web.Request) -> tuple[str, str | None]:

@@ -467,6 +467,15 @@ def test_sigterm_ends_the_server(tmp_path: Path) -> None:
     process.stderr.close()
 
 
+def test_an_upload_under_way_when_the_server_ends_leaves_nothing(tmp_path: Path) -> None:
+    with run_server(f"file://{tmp_path}/s") as port:
+        client = Client(port)
+        sock = raw_upload(client, "cut", 5_000_000, b"x" * 4_000_000)
+        client.close()
+    sock.close()
+    assert not list(tmp_path.rglob("cut$*"))
+
+
 @pytest.mark.parametrize("arguments", [["--root", "relative"], ["--root", "nosuch://x"]])
 def test_a_root_that_makes_no_sense_ends_the_program(arguments: list[str]) -> None:
     assert server.main(arguments) == 1
