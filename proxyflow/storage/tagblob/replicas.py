@@ -62,10 +62,10 @@ class Replicas:
         """
         if count < 1:
             raise NotEnoughVolumes("a blob needs at least one replica", store=self._store)
-        unknown = set(include) - set(self._volumes)
+        unknown = set(include) - (set(self._volumes) - set(exclude))
         if unknown or count > len(self._volumes) or len(include) > count:
             raise NotEnoughVolumes(
-                f"unknown volumes {sorted(unknown)}" if unknown else "not enough volumes",
+                f"not to be had: {sorted(unknown)}" if unknown else "not enough volumes",
                 store=self._store,
                 remedy=f"there are {len(self._volumes)}: {', '.join(sorted(self._volumes))}",
             )
@@ -114,6 +114,11 @@ class Replicas:
             attempt.write(source)
             failed |= attempt.failed.keys()
             retries -= len(attempt.failed)
+            for name in include:
+                if name in attempt.failed:
+                    # Nothing else will do: the caller wanted this very volume.
+                    self._remove(attempt.done, obj)
+                    raise attempt.failed[name]
             if attempt.done and not attempt.collided:
                 return self._complete(attempt, count, failed, retries)
             self._remove(attempt.done, obj)
