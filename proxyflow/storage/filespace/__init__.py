@@ -57,11 +57,13 @@ from .errors import (
     HubUnsupportedError,
     InvalidArgumentError,
     MissingDependencyError,
+    UnsupportedOperationError,
 )
 from .filespace import Filespace
 from .filesystem import Filesystem
 from .models import (
     Conflict,
+    Content,
     DataStoreInfo,
     DirEntry,
     FilespaceInfo,
@@ -70,7 +72,6 @@ from .models import (
     LinkedFilesResult,
     SyncMode,
 )
-from .openfiles import Content
 from .workspace import Workspace
 
 __all__ = [
@@ -119,5 +120,6 @@ __all__ = [
     "S3Credentials",
     "S3DataStoreConfig",
     "SyncMode",
+    "UnsupportedOperationError",
     "Workspace",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import random
@@ -35,7 +34,7 @@ __all__ = ["Client", "retrying"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ATTEMPTS = 10
+FOLD_OPS = 512
 
 
 class Client:
@@ -60,6 +59,7 @@ class Client:
         self._sync_timeout = sync_timeout
         self._syncing = threading.Lock()
         self._buried: set[int] = set()
+        self._missing = (-1, "")
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._pid = os.getpid()
         self._linked = True
@@ -139,22 +139,34 @@ class Client:
             self.owner.end()
 
     def _fresh(self) -> None:
-        for _ in range(ATTEMPTS):
-            with contextlib.suppress(StaleError):
+        while True:
+            try:
                 self.view.refresh()
                 return
-        self.reload()
+            except StaleError as error:
+                self.reload(error)
 
-    def reload(self) -> None:
-        """Read the metadata anew after a node it leads to was gone."""
-        for attempt in range(ATTEMPTS):
+    def reload(self, stale: StaleError) -> None:
+        """Read the metadata anew after a node it led to was gone.
+
+        Raises
+        ------
+        HubCorruptError
+            If that is no wonder: the head leads to it still.
+        """
+        while True:
+            head = self.hub.head()
+            missing = (head.version, stale.node)
+            if missing == self._missing:
+                raise HubCorruptError(
+                    f"{self.hub.label}: metadata node {stale.node} is missing in the hub"
+                ) from stale
+            self._missing = missing
             try:
                 self.view.refresh(reload=True)
                 return
             except StaleError as error:
                 stale = error
-                time.sleep(0.01 * attempt)
-        raise HubCorruptError(f"{self.hub.label}: metadata node {stale} is missing") from stale
 
     def _publish(self, only: Parts | None, compact: bool) -> None:
         deadline = time.monotonic() + self._sync_timeout
@@ -166,8 +178,8 @@ class Client:
                     ready, waiting = self.view.select(only)
                     if not (ready or compact) or self._commit(ready, waiting, compact):
                         return
-                except StaleError:
-                    self.reload()
+                except StaleError as error:
+                    self.reload(error)
             if time.monotonic() > deadline:
                 raise HubError(f"other clients kept publishing for {self._sync_timeout:g} s")
             time.sleep(pause * random.uniform(0.5, 1.5))
@@ -180,11 +192,14 @@ class Client:
         tree.dropped = list(view.published.dropped)
         for op in ready:
             op.apply(tree)
-        head = without_buried(view.head.following(txn, ready), self._buried)
+        # Many changes would be folded at once anyhow: they need not go through the tail.
+        fold = compact or len(ready) > FOLD_OPS
+        head = view.head.following(txn, [] if fold else ready)
+        head = without_buried(head, self._buried)
         old = ripe(head, now=compact)
         bury(self.hub, old)
         head = replace(head, graves=tuple(grave for grave in head.graves if grave not in old))
-        fold = compact or head.tail_bytes > TAIL_BYTES
+        fold = fold or head.tail_bytes > TAIL_BYTES
         nodes: dict[str, bytes] = {}
         dropped: list[str] = []
         if fold:
@@ -245,11 +260,10 @@ def retrying(method: F) -> F:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         client: Client = self.client
         with client.lock:
-            for _ in range(ATTEMPTS):
+            while True:
                 try:
                     return method(self, *args, **kwargs)
-                except StaleError:
-                    client.reload()
-            raise HubError(f"{client.hub.label}: other clients replace its metadata too quickly")
+                except StaleError as error:
+                    client.reload(error)
 
     return cast(F, run)

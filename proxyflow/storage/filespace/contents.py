@@ -139,7 +139,7 @@ class Contents:
             self._delete(content, chosen[content])
 
     def settle(self, contents: Iterable[str]) -> None:
-        """Forget contents a head names by now; their spool files are done with if they are copies."""
+        """Forget contents a head names by now, and delete their copies in the spool."""
         for content in contents:
             pending = self._pending.pop(content, None)
             if pending is not None and self._hub.blobs.local_path(self._folder) is None:

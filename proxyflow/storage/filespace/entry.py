@@ -68,7 +68,7 @@ def new_id() -> str:
 
 def new_entry(kind: Kind, **facts: Any) -> Entry:
     """Return a new entry created now."""
-    now = time.time_ns()
+    now = facts.pop("created", None) or time.time_ns()
     return Entry(id=new_id(), kind=kind, created=now, modified=now, **facts)
 
 

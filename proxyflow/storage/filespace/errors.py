@@ -13,6 +13,7 @@ One tree; a path error is also the matching builtin, so code written for files k
     │   ├── HubCorruptError                                 metadata in the hub is damaged
     │   └── HubUnsupportedError                             the hub cannot publish atomically
     ├── MissingDependencyError          (ImportError)       an optional package is not installed
+    ├── UnsupportedOperationError                           not possible with what is behind it
     ├── FsError                         (OSError)           an operation on a path failed
     │   ├── FsNotFoundError             (FileNotFoundError)
     │   ├── FsExistsError               (FileExistsError)
@@ -72,6 +73,7 @@ __all__ = [
     "HubUnsupportedError",
     "InvalidArgumentError",
     "MissingDependencyError",
+    "UnsupportedOperationError",
 ]
 
 
@@ -124,6 +126,10 @@ class HubUnsupportedError(HubError):
 
 class MissingDependencyError(FilespaceError, ImportError):
     """An optional package that this feature stands on is not installed."""
+
+
+class UnsupportedOperationError(FilespaceError):
+    """The call is not possible with what is behind the filespace."""
 
 
 class FsError(FilespaceError, OSError):

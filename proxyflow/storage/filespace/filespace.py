@@ -20,7 +20,10 @@ class Link(Protocol):
     full_name: str
     workspace_id: str
     workspace_name: str
-    fs: Filesystem
+
+    @property
+    def fs(self) -> Filesystem:
+        """The file system."""
 
     @property
     def is_linked(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import IO, Any, TypeAlias
 
 from .errors import FsError
-from .models import DirEntry, FilespaceStatistics
+from .models import Content, DirEntry, FilespaceStatistics
 
 __all__ = ["Filesystem", "Path"]
 
@@ -202,6 +202,27 @@ class Filesystem(ABC):
     def write_buffers(self, path: Path, buffers: Iterable[Any]) -> None:
         """Make the concatenation of `buffers` the content of a file; as `write_file`."""
         self.write_file(path, b"".join(buffers))
+
+    def content(self, path: Path) -> Content:
+        """Return size and digest of a file's content and, if it is on this host, where.
+
+        Raises
+        ------
+        FsNotFoundError
+            If `path` does not exist.
+        """
+        entry = self.get_entry(path)
+        return Content(entry.size, entry.digest)
+
+    def view(self, path: Path, *, writable: bool = False) -> memoryview:
+        """Return the content of a file, mapped rather than read if it is on this host.
+
+        A mapped view is not verified against the digest, for that would read it all; its length
+        is. It stays valid when the file is replaced or deleted. With `writable`, writing to it
+        changes this view alone. Raises as `read_file` does.
+        """
+        data = self.read_file(path)
+        return memoryview(bytearray(data) if writable else data)
 
     @abstractmethod
     def create_symlink(self, target_path: Path, link_path: Path) -> None:

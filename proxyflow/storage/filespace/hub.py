@@ -36,6 +36,10 @@ LEASE = 3600.0
 class StaleError(Exception):
     """A node this client's metadata leads to is gone: others have moved on; read the head again."""
 
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
+
 
 class Hub:
     """The blobs of one filespace.

@@ -21,8 +21,8 @@ from .errors import (
     InvalidArgumentError,
 )
 from .filesystem import Filesystem, Path, root_busy
-from .models import DirEntry, FilespaceStatistics
-from .openfiles import Content, OpenFiles
+from .models import Content, DirEntry, FilespaceStatistics
+from .openfiles import OpenFiles
 from .ops import Move, Op, Put, Remove
 from .paths import Parts, join, split
 from .sources import Sources
@@ -134,14 +134,16 @@ class HubFilesystem(Filesystem):
     @retrying
     def statistics(self) -> FilespaceStatistics:
         """Return counters; costs nothing, they are kept in the metadata."""
-        count = self.client.tree().summary(self.root).get
+        found = self.client.tree().summary(self.root)
+        kinds = {kind: found.get(kind, 0) for kind in ("files", "dirs", "links", "externals")}
         return FilespaceStatistics(
-            file_count=count("files", 0),
-            directory_count=count("dirs", 0),
-            symlink_count=count("links", 0),
-            data_size=count("bytes", 0) + self.client.contents.unsized(),
-            external_files_count=count("externals", 0),
-            external_files_size=count("external_bytes", 0),
+            entries_count=sum(kinds.values()),
+            data_size=found.get("bytes", 0) + self.client.contents.unsized(),
+            external_files_count=kinds["externals"],
+            external_files_size=found.get("external_bytes", 0),
+            file_count=kinds["files"],
+            directory_count=kinds["dirs"],
+            symlink_count=kinds["links"],
         )
 
     @retrying
@@ -219,18 +221,11 @@ class HubFilesystem(Filesystem):
             raise
 
     def content(self, path: Path) -> Content:
-        """Return size and digest of a file's content and, if it is on this host, where.
-
-        The file at `Content.local_path` is immutable: it may be mapped, never written.
-        """
+        """Return size, digest and place of a content; see `Filesystem.content`."""
         return self._files.content(self, path)
 
     def view(self, path: Path, *, writable: bool = False) -> memoryview:
-        """Return the content of a file, mapped rather than read if it is on this host.
-
-        The view stays valid when the file is replaced or deleted. With `writable`, writing to it
-        changes this view alone.
-        """
+        """Return the content of a file, mapped if it can be; see `Filesystem.view`."""
         return self._files.view(self, path, writable)
 
     # What open files and data stores need of paths.
@@ -277,7 +272,7 @@ class HubFilesystem(Filesystem):
         where, old = self.writable(path)
         pending = self.client.contents.get(content)
         assert pending is not None
-        entry = old if old is not None else new_entry(Kind.FILE)
+        entry = old if old is not None else new_entry(Kind.FILE, created=pending.modified)
         entry = replace(
             entry,
             content=content,

@@ -7,6 +7,7 @@ from .client import Client
 from .connect import ConnectManager
 from .datastores import Keyring
 from .errors import FsNotADirectoryError, FsNotFoundError
+from .filesystem import Filesystem
 from .hub import Hub
 from .hubconnect import HubConnect
 from .hubfs import HubFilesystem
@@ -60,8 +61,13 @@ class HubLink:
         except BaseException:
             self._client.close()
             raise
-        self.fs = HubFilesystem(self._client, where, sources)
-        self._connect = HubConnect(self._client, self.fs, sources)
+        self._fs = HubFilesystem(self._client, where, sources)
+        self._connect = HubConnect(self._client, self._fs, sources)
+
+    @property
+    def fs(self) -> Filesystem:
+        """See `Link.fs`."""
+        return self._fs
 
     @property
     def is_linked(self) -> bool:

@@ -11,6 +11,7 @@ from .entry import Entry, Kind
 
 __all__ = [
     "Conflict",
+    "Content",
     "DataStoreInfo",
     "DirEntry",
     "FilespaceInfo",
@@ -85,6 +86,20 @@ class DirEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """The content of a file: how long, which digest, and where if it is a file of this host.
+
+    `digest` is the XXH3-128 of a file's content (nothing while it is being written), and the
+    checksum an external file was linked with. The file at `local_path` is never changed: it may
+    be mapped, and must not be written.
+    """
+
+    size: int
+    digest: str
+    local_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FilespaceInfo:
     """A filespace of a workspace."""
 
@@ -95,14 +110,18 @@ class FilespaceInfo:
 
 @dataclass(frozen=True, slots=True)
 class FilespaceStatistics:
-    """Counters over a whole filespace; external files are counted apart from files."""
+    """Counters over a whole filespace; external files are counted apart from files.
 
-    file_count: int
-    directory_count: int
-    symlink_count: int
+    Those by kind are ``None`` where what is behind the filespace does not count by kind.
+    """
+
+    entries_count: int
     data_size: int
     external_files_count: int
     external_files_size: int
+    file_count: int | None = None
+    directory_count: int | None = None
+    symlink_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

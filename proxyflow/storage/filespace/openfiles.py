@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from .blobs import Handle
@@ -18,6 +18,7 @@ from .errors import (
     InvalidArgumentError,
 )
 from .filesystem import Path
+from .models import Content
 from .ops import Put
 from .paths import Parts
 from .sources import Sources
@@ -26,22 +27,9 @@ from .streams import Binary, Mode, StoredFile, check_layers, wrap
 if TYPE_CHECKING:
     from .hubfs import HubFilesystem
 
-__all__ = ["Content", "OpenFiles"]
+__all__ = ["OpenFiles"]
 
 LOCK_TYPES = ("", "shared", "exclusive")
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The content of a file: how long, which digest, and where if it is on this host.
-
-    `digest` is the XXH3-128 of a file's content and the checksum an external file was linked
-    with.
-    """
-
-    size: int
-    digest: str
-    local_path: str | None
 
 
 class OpenFiles:

@@ -12,7 +12,7 @@ from .entry import Entry, Kind
 from .head import Head
 from .hub import Hub
 from .models import Conflict
-from .ops import Move, Op, Put
+from .ops import Move, Op, Put, Remove
 from .paths import Parts, join, related
 from .rebase import Rebase
 from .tree import Tree
@@ -129,10 +129,12 @@ class View:
             return
         if not isinstance(before, Put) or before.entry.version != op.expect:
             return
-        if isinstance(op, Put) or before.expect is not None:
+        if isinstance(op, Put):
             self.journal[index] = replace(op, expect=before.expect)
-        else:
+        elif before.expect is None:
             del self.journal[index]
+        else:
+            self.journal[index] = Remove(op.path, before.expect)
         del self.journal[earlier]
         if not self._contents.being_written(op.expect):
             self._contents.discard([op.expect])

@@ -106,10 +106,10 @@ class Workspace:
         InvalidArgumentError
             If the variable is not set.
         """
-        from .lucidlink import LucidLinkService
+        from .lucidlink import connected
 
         workspace = cls.__new__(cls)
-        workspace._service = LucidLinkService(token_env)
+        workspace._service = connected(token_env)
         workspace._linked = weakref.WeakSet()
         return workspace
 
@@ -131,6 +131,10 @@ class Workspace:
     def list_filespaces(self) -> list[FilespaceInfo]:
         """Return the filespaces of the workspace, sorted by name."""
         return sorted(self._service.list(), key=lambda info: info.name)
+
+    def find_filespace(self, name: str) -> FilespaceInfo | None:
+        """Return the filespace of this name, short or full, ``None`` if there is none."""
+        return self._service.find(self._short(name), None)
 
     def create_filespace(self, name: str) -> FilespaceInfo:
         """Create an empty filespace.
