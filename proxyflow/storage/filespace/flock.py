@@ -77,9 +77,13 @@ class FileLock:
 
     def remove(self) -> None:
         """Remove the file while holding it, then let go."""
-        if self._fd >= 0:
-            os.unlink(self.path)
-        self.release()
+        try:
+            if self._fd >= 0:
+                os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # the folder it was in has been deleted as a whole
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let go; doing so twice is allowed."""

@@ -92,7 +92,7 @@ class Rebase:
             return
         target = self._follow(op.target)
         if target[: len(source)] == source:
-            return  # others have moved the place it was to go to into the very thing it moves
+            return  # it is there by a conflict, or others moved the target's place into it
         target = self._place(op.target)
         if self.tree.lookup(target) is not None:
             target = self._conflicted(target)
