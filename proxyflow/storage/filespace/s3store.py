@@ -21,7 +21,7 @@ from .streams import RangeReader
 
 __all__ = ["S3Source"]
 
-CONNECT_TIMEOUT, READ_TIMEOUT, ATTEMPTS, CONNECTIONS = 10, 60, 4, 32
+CONNECT_TIMEOUT, READ_TIMEOUT, ATTEMPTS, CONNECTIONS = 10, 60, 3, 32
 
 
 class S3Source:

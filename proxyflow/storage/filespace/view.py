@@ -129,13 +129,14 @@ class View:
             return
         if not isinstance(before, Put) or before.entry.version != op.expect:
             return
+        # What is left takes the earlier place, for conflicting names are given in this order.
+        del self.journal[index]
         if isinstance(op, Put):
-            self.journal[index] = replace(op, expect=before.expect)
+            self.journal[earlier] = replace(op, expect=before.expect)
         elif before.expect is None:
-            del self.journal[index]
+            del self.journal[earlier]
         else:
-            self.journal[index] = Remove(op.path, before.expect)
-        del self.journal[earlier]
+            self.journal[earlier] = Remove(op.path, before.expect)
         if not self._contents.being_written(op.expect):
             self._contents.discard([op.expect])
 
