@@ -37,8 +37,9 @@ class FilespaceTransaction(Transaction):  # type: ignore[misc]
 
     def complete(self, commit: bool = True) -> None:
         """Give the files written in the block their names, or drop them; then publish."""
+        fs = self.fs  # forgotten by the end of the transaction
         super().complete(commit)
-        self.fs.sync_all()
+        fs.sync_all()
 
 
 class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -114,6 +115,12 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Publish what is pending in all filespaces used so far."""
         for filespace in self._linked.values():
             filespace.sync_all()
+
+    def close(self) -> None:
+        """Publish what is pending and unlink; the file system can be used again."""
+        for workspace in self._workspaces.values():
+            workspace.stop()
+        self._workspaces, self._linked = {}, {}
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """Return the entries of a directory, or the one of a file."""
@@ -245,7 +252,8 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         if mode == "rb":
-            return self.filespace(path).fs.open(self._parts(path)[2], "rb")
+            raw = self.filespace(path).fs.open(self._parts(path)[2], "rb", buffering=0)
+            return ReadFile(raw, BUFFER_BYTES) if isinstance(raw, io.RawIOBase) else raw
         fs, below = self._prepared(path)
         if "x" in mode:
             if self.exists(path):
@@ -280,9 +288,7 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
             )
         workspace = Workspace(hub, name, storage_options=self._hub_options, max_age=self._max_age)
         if workspace.name != name:
-            raise HubUnsupportedError(
-                f"hub {hub} has the workspace {workspace.name!r}, not {name!r}"
-            )
+            raise InvalidArgumentError(f"hub {hub} is workspace {workspace.name!r}, not {name!r}")
         return workspace
 
     def _parts(self, path: str) -> tuple[str, str, str]:
@@ -327,6 +333,16 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _publish_all(self) -> None:
         if not self._intrans:
             self.sync_all()
+
+
+class ReadFile(io.BufferedReader):
+    """A file being read; closed without a warning when nobody has it any more.
+
+    Arrow drops the files it opens through fsspec, whose own files do not warn about that.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class WrittenFile(io.BufferedRandom):

@@ -166,9 +166,7 @@ def test_a_lease_that_is_over_is_taken_and_one_that_is_held_is_renewed(
     from proxyflow.storage.filespace import leases
 
     monkeypatch.setattr(leases, "LEASE", 3.0)
-    with Workspace(
-        f"s3://{bucket.name}/hub", storage_options=bucket.storage_options
-    ) as workspace:
+    with Workspace(f"s3://{bucket.name}/hub", storage_options=bucket.storage_options) as workspace:
         filespace = workspace.link_filespace(name="data")
         filespace.fs.write_file("/f", b"x")
         filespace.sync_all()

@@ -87,9 +87,7 @@ def test_an_earlier_version_is_published_while_the_next_is_being_written(link: L
     assert two.fs.read_file("/f") == b"second"
 
 
-def test_unpublished_versions_leave_nothing_in_the_hub(
-    workspace: Workspace, tmp_path: Any
-) -> None:
+def test_unpublished_versions_leave_nothing_in_the_hub(workspace: Workspace, tmp_path: Any) -> None:
     """Written over and over, or written and deleted: published once or not at all."""
     filespace = workspace.link_filespace(name="data")
     before = files_below(str(tmp_path))
@@ -353,9 +351,7 @@ def test_the_context_manager_syncs_and_unlinks(link: Link) -> None:
     assert tree_of(link()) == {"/f": b"1", "/g": b"2"}
 
 
-def test_a_failed_sync_keeps_the_changes_and_the_link(
-    workspace: Workspace, tmp_path: Any
-) -> None:
+def test_a_failed_sync_keeps_the_changes_and_the_link(workspace: Workspace, tmp_path: Any) -> None:
     filespace = workspace.link_filespace(name="data")
     filespace.fs.write_file("/f", b"kept")
     head = next(path for path in files_below(str(tmp_path)) if path.endswith("/head"))
@@ -442,7 +438,9 @@ def test_threads_share_a_link(workspace: Workspace) -> None:
     filespace.sync_all()
     other = workspace.link_filespace(name="data")
     assert len(other.fs.list_dir("/")) == 6 * 20
-    assert all(other.fs.read_file(f"/{name}") == f"/{name}".encode() for name in other.fs.list_dir("/"))
+    assert all(
+        other.fs.read_file(f"/{name}") == f"/{name}".encode() for name in other.fs.list_dir("/")
+    )
 
 
 def _in_child(filespace: Filespace, workspace: Workspace, results: Any) -> None:

@@ -211,4 +211,3 @@ def test_an_unlinked_client_that_just_ends_leaves_nothing_for_long(tmp_path: Any
         clients = os.listdir(os.path.join(hub, "filespaces", filespace.id, "clients"))
         assert len(clients) == 1
         assert filespace.fs.list_dir("/") == []
-
