@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from .entry import check_id
 from .head import Grave, Head
-from .hub import Hub, Owner
+from .hub import Hub
 
 __all__ = ["bury", "laid_out", "ripe", "without_buried"]
 
@@ -21,14 +22,18 @@ They need not notice: one that finds a node or a content gone reads the head aga
 INLINE = 256
 
 
-def laid_out(head: Head, contents: list[str], nodes: list[str], hub: Hub, owner: Owner) -> Head:
-    """Return `head` that also lists what its last commit sets free; a long list goes elsewhere."""
+def laid_out(
+    head: Head, contents: list[str], nodes: list[str], write: Callable[[bytes], str]
+) -> Head:
+    """Return `head` that also lists what its last commit sets free; a long list goes elsewhere.
+
+    `write` stores that, as a node, and returns the identifier.
+    """
     if not contents and not nodes:
         return head
     grave = Grave(head.version, time.time(), tuple(contents), tuple(nodes))
     if len(contents) + len(nodes) > INLINE:
-        listed = owner.new_id()
-        hub.write_nodes({listed: json.dumps([contents, nodes]).encode()})
+        listed = write(json.dumps([contents, nodes]).encode())
         grave = Grave(head.version, grave.time, listed=listed)
     return replace(head, graves=(*head.graves, grave))
 

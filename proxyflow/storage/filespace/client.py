@@ -23,12 +23,13 @@ from .errors import (
 )
 from .head import TAIL_BYTES, Head
 from .hub import Hub, Owner, StaleError
-from .ops import Op, Put
+from .journal import Journal
+from .ops import Op
 from .paths import Parts
 from .sweep import sweep
 from .tree import Tree
 from .trie import store
-from .view import View
+from .view import View, contents_of
 
 __all__ = ["Client", "retrying"]
 
@@ -187,7 +188,7 @@ class Client:
 
     def _commit(self, ready: list[Op], waiting: list[Op], compact: bool) -> bool:
         """Try once to make `ready` the next version; return whether it is."""
-        view, txn = self.view, new_id()
+        view, txn = self.view, new_id()[:16]
         tree = view.published.copy()
         tree.dropped = list(view.published.dropped)
         for op in ready:
@@ -201,51 +202,43 @@ class Client:
         head = replace(head, graves=tuple(grave for grave in head.graves if grave not in old))
         fold = fold or head.tail_bytes > TAIL_BYTES
         nodes: dict[str, bytes] = {}
-        dropped: list[str] = []
-        if fold:
-            head, tree, dropped = self._fold(head, tree, nodes)
-        head = laid_out(head, tree.freed, dropped, self.hub, self.owner)
-        if not self._swap(head, txn):
-            self.hub.delete("nodes", nodes)
-            return False
-        self._published(head, tree, ready, waiting)
-        return True
-
-    def _fold(
-        self, head: Head, tree: Tree, nodes: dict[str, bytes]
-    ) -> tuple[Head, Tree, list[str]]:
-        """Store the unstored nodes of `tree`; return the head without tail and what it replaces."""
 
         def write(data: bytes) -> str:
             node = self.owner.new_id()
             nodes[node] = data
             return node
 
-        assert tree.root is not None
-        folded = Tree(store(tree.root, write, self.hub.load_node))
-        folded.freed = tree.freed
-        self.owner.renew()
-        self.hub.write_nodes(nodes)
-        assert folded.root is not None
-        return head.folded(folded.root.ref), folded, tree.dropped
+        dropped: list[str] = []
+        if fold:
+            assert tree.root is not None
+            folded = Tree(store(tree.root, write, self.hub.load_node))
+            head = head.folded(folded.root.ref if folded.root else None)
+            folded.freed, dropped, tree = tree.freed, tree.dropped, folded
+        head = laid_out(head, tree.freed, dropped, write)
+        if not self._swap(head, txn, nodes, waiting):
+            self.hub.delete("nodes", nodes)
+            return False
+        self._published(head, tree, ready, waiting)
+        return True
 
-    def _swap(self, head: Head, txn: str) -> bool:
+    def _swap(self, head: Head, txn: str, nodes: dict[str, bytes], waiting: list[Op]) -> bool:
+        """Make `head` the current one; return whether it is."""
         try:
+            if nodes:
+                self.owner.renew()
+                self.hub.write_nodes(nodes)
             return self.hub.swap(head) or self.hub.head().committed(txn)
-        except HubError:
-            # The answer got lost, or the store's client tried again after it was: only the head
-            # itself can say whether it is ours.
-            if self.hub.head().committed(txn):
-                return True
+        except (HubError, OSError):
+            # It may have happened all the same, the answer being lost on the way.
+            self.owner.leaves_something = True
+            self.view.doubt(txn, waiting)
             raise
 
     def _published(self, head: Head, tree: Tree, ready: list[Op], waiting: list[Op]) -> None:
         """Take note that `head` was published, then delete what it has set free."""
         freed, tree.freed = tree.freed, []
-        self.view.journal = waiting
-        self.contents.settle(
-            op.entry.content for op in ready if isinstance(op, Put) and op.entry.content
-        )
+        self.view.journal = Journal(waiting)
+        self.contents.settle(contents_of(ready))
         now = self.hub.head()
         self.view.adopt(now, tree if now.version == head.version else None)
         if self.hub.blobs.keeps_open_files:

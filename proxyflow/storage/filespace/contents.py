@@ -129,14 +129,18 @@ class Contents:
         self._owner.renew()
         try:
             self._hub.blobs.publish(self._folder, [content.partition("-")[2] for content in chosen])
+        except BaseException:
+            self._owner.leaves_something = True
+            raise
+        else:
+            for pending in chosen.values():
+                pending.published = True
         finally:
             with self._lock:
                 self._publishing.clear()
                 deleted = [content for content in chosen if content not in self._pending]
-        for pending in chosen.values():
-            pending.published = True
-        for content in deleted:
-            self._delete(content, chosen[content])
+            for content in deleted:
+                self._delete(content, chosen[content])
 
     def settle(self, contents: Iterable[str]) -> None:
         """Forget contents a head names by now, and delete their copies in the spool."""

@@ -24,7 +24,7 @@ __all__ = ["Commit", "Grave", "Head"]
 
 FORMAT = 1
 TAIL_BYTES = 32 * 1024
-RECENT = 64  # transactions remembered, to recognise one's own after a lost answer
+RECENT = 128  # transactions remembered, to recognise one's own after a lost answer
 
 
 @dataclass(frozen=True, slots=True)

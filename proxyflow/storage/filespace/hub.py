@@ -144,6 +144,8 @@ class Owner:
         self.client = client
         self._name = f"{hub.folder}/clients/{client}"
         self._numbers = itertools.count(1)
+        self.leaves_something = False
+        """Whether something of this client may be in the hub that it does not know of."""
         self._lock: FileLock | None = None
         path = hub.blobs.local_path(self._name)
         if path is not None:
@@ -161,8 +163,11 @@ class Owner:
             self.hub.blobs.write({self._name: record})
 
     def end(self) -> None:
-        """Give the claim up; nothing unpublished may be left."""
-        if self._lock is not None:
+        """Give the claim up; or leave it, as a killed client does, for others to look into."""
+        if self.leaves_something:
+            if self._lock is not None:
+                self._lock.release()
+        elif self._lock is not None:
             self._lock.remove()
             self.hub.prune(self.client)
         else:

@@ -20,7 +20,7 @@ from .errors import (
 from .filesystem import Path
 from .models import Content
 from .ops import Put
-from .paths import Parts
+from .paths import Parts, join
 from .sources import Sources
 from .streams import Binary, Mode, StoredFile, check_layers, wrap
 
@@ -211,7 +211,7 @@ class OpenFiles:
         with client.lock:
             client.check()
             where = fs.resolve(path)
-        name = f"{client.hub.folder}/{fs.shown(where)}"
+        name = f"{client.hub.folder}{join(where)}"
         try:
             lock = client.hub.blobs.lock(name, lock_type == "shared", timeout)
         except TimeoutError as error:

@@ -62,7 +62,7 @@ class Rebase:
             entry = replace(entry, store=self._store_name(op))
         path = self._place(op.path)
         now = self.tree.lookup(path)
-        if now is not None and _merges(now, entry):
+        if now is not None and (now.version == entry.version or _merges(now, entry)):
             return
         if now is not None and now.version != op.expect:
             path, now = self._conflicted(path), None

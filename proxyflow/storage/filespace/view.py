@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from .contents import Contents
-from .entry import Entry, Kind
+from .entry import Entry
 from .head import Head
 from .hub import Hub
+from .journal import Journal
 from .models import Conflict
-from .ops import Move, Op, Put, Remove
+from .ops import Op, Put
 from .paths import Parts, join, related
 from .rebase import Rebase
 from .tree import Tree
@@ -44,7 +45,8 @@ class View:
         self.head = Head(version=-1)
         self.published = Tree()
         self.working = Tree()
-        self.journal: list[Op] = []
+        self.journal = Journal()
+        self._doubt: tuple[str, list[Op]] = ("", [])
         self.conflicts: list[Conflict] = []
 
     def fresh(self) -> Tree:
@@ -61,6 +63,7 @@ class View:
         checked = time.monotonic()
         head = self._hub.head()
         if reload or head is not self.head:
+            self._settle_doubt(head)
             self.adopt(head, None if reload else self._advanced(head))
         self._checked = checked
 
@@ -76,7 +79,7 @@ class View:
         rebase = Rebase(
             working, lambda path, free: conflicts.append(Conflict(_shown(path), _shown(free)))
         )
-        journal = rebase.replay(self.journal)
+        journal = Journal(rebase.replay(self.journal))
         working.freed.clear()
         # Nothing is assigned before all of it has worked: a node that is gone raises StaleError
         # halfway, and the next attempt must start from what was there.
@@ -89,56 +92,55 @@ class View:
         """Make changes that are known to be possible; this client sees them from now on."""
         for op in ops:
             op.apply(self.working)
-            self.journal.append(op)
-            self._merge(len(self.journal) - 1)
+            number = self.journal.append(op)
+            # While the next version is still being written the one before stands.
+            if not (isinstance(op, Put) and self._contents.being_written(op.entry.content)):
+                self._merge(number)
         self.working.freed.clear()
 
     def completed(self, content: str) -> None:
         """Note that `content`, which had been given a name when it was opened, is complete."""
-        for index in range(len(self.journal) - 1, -1, -1):
-            op = self.journal[index]
-            if isinstance(op, Put) and op.entry.content == content:
-                self._merge(index)
-                return
-        self._contents.discard([content])  # its name was deleted while it was being written
+        number = self.journal.number_of(content)
+        if number is None:
+            self._contents.discard([content])  # its name was deleted while it was being written
+        else:
+            self._merge(number)
 
     def abandon(self, content: str) -> None:
         """Undo the changes that gave a name to `content`, which could not be written whole."""
-        self.journal = [
+        kept = [
             op for op in self.journal if not (isinstance(op, Put) and op.entry.content == content)
         ]
+        self.journal = Journal(kept)
         self.adopt(self.head, self.published)
         self._contents.discard([content])
 
-    def _merge(self, index: int) -> None:
-        """Drop the change before the one at `index` if that makes it as if it had never been.
+    def doubt(self, txn: str, waiting: list[Op]) -> None:
+        """Note that nobody knows whether the transaction `txn` was published.
 
-        A file written twice, or written and deleted, between two syncs is published once or not
-        at all. While the second version is still being written the first one stands.
+        It made all of the journal but `waiting`. The head will tell when it can be read: published
+        changes must not be made again, they would conflict with themselves.
         """
-        op = self.journal[index]
-        if isinstance(op, Move) or op.expect is None or self._contents.get(op.expect) is None:
-            return
-        if isinstance(op, Put) and self._contents.being_written(op.entry.content):
-            return
-        for earlier in range(index - 1, -1, -1):
-            before = self.journal[earlier]
-            if any(related(path, op.path) for path in before.paths):
-                break
-        else:
-            return
-        if not isinstance(before, Put) or before.entry.version != op.expect:
-            return
-        # What is left takes the earlier place, for conflicting names are given in this order.
-        del self.journal[index]
-        if isinstance(op, Put):
-            self.journal[earlier] = replace(op, expect=before.expect)
-        elif before.expect is None:
-            del self.journal[earlier]
-        else:
-            self.journal[earlier] = Remove(op.path, before.expect)
-        if not self._contents.being_written(op.expect):
-            self._contents.discard([op.expect])
+        kept = {id(op) for op in waiting}
+        self._doubt = (txn, [op for op in self.journal if id(op) not in kept])
+
+    def _settle_doubt(self, head: Head) -> None:
+        (txn, ops), self._doubt = self._doubt, ("", [])
+        if head.committed(txn):
+            made = {id(op) for op in ops}
+            self.journal = Journal(op for op in self.journal if id(op) not in made)
+            self._contents.settle(contents_of(ops))
+
+    def _merge(self, number: int) -> None:
+        doubted = {id(op) for op in self._doubt[1]}
+        content = self.journal.merge(
+            number,
+            lambda put: (
+                self._contents.get(put.entry.content) is not None and id(put) not in doubted
+            ),
+        )
+        if content and not self._contents.being_written(content):
+            self._contents.discard([content])
 
     def sized(self, entry: Entry) -> Entry:
         """Return `entry` with the size and digest its pending content has by now."""
@@ -151,8 +153,7 @@ class View:
 
     def contents_of(self, only: Parts | None) -> list[str]:
         """Return the pending contents a sync (of `only` one path) would publish names for."""
-        ops = [op for op in self.journal if isinstance(op, Put) and op.entry.kind is Kind.FILE]
-        return [op.entry.content for op in ops if only is None or op.path == only]
+        return contents_of(op for op in self.journal if only is None or op.paths == (only,))
 
     def select(self, only: Parts | None) -> tuple[list[Op], list[Op]]:
         """Split the journal into what can be published now and what must wait.
@@ -181,8 +182,7 @@ class View:
     def _standing_under(self, path: Parts) -> set[int]:
         """Return the journal's indices of the changes of `path` and of those they stand on."""
         needed, chosen = [path], set()
-        for index in range(len(self.journal) - 1, -1, -1):
-            op = self.journal[index]
+        for index, op in reversed(list(enumerate(self.journal))):
             if any(related(one, other) for one in op.paths for other in needed):
                 chosen.add(index)
                 needed.extend(op.paths)
@@ -198,6 +198,11 @@ class View:
             if commit.version > self.head.version:
                 _apply(commit.ops, tree)
         return tree
+
+
+def contents_of(ops: Iterable[Op]) -> list[str]:
+    """Return the contents that `ops` give names to."""
+    return [op.entry.content for op in ops if isinstance(op, Put) and op.entry.content]
 
 
 def _apply(ops: Iterable[Op], tree: Tree) -> None:

@@ -25,7 +25,7 @@ def bucket(s3_endpoint: str) -> Bucket:
 
 @pytest.fixture(params=["directory", "memory", "s3"])
 def hub(request: pytest.FixtureRequest, tmp_path: Any) -> tuple[str, dict[str, Any]]:
-    """A fresh hub of each kind: its URL and what its file system takes."""
+    """Return a fresh hub of each kind: its URL and what its file system takes."""
     if request.param == "directory":
         return str(tmp_path / "hub"), {}
     if request.param == "memory":
@@ -36,7 +36,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Any) -> tuple[str, dict[str, A
 
 @pytest.fixture
 def link(hub: tuple[str, dict[str, Any]]) -> Iterator[Callable[..., Filespace]]:
-    """A function that links the filespace "data" of the hub anew, each time as another client."""
+    """Return a function that links the filespace "data" as another client each time."""
     url, options = hub
     opened: list[Workspace] = []
 
@@ -54,7 +54,7 @@ def link(hub: tuple[str, dict[str, Any]]) -> Iterator[Callable[..., Filespace]]:
 
 @pytest.fixture
 def workspace(tmp_path: Any) -> Iterator[Workspace]:
-    """A workspace in a directory."""
+    """Open a workspace in a directory."""
     fresh = Workspace(str(tmp_path / "hub"), "lab")
     yield fresh
     for filespace in fresh.linked_filespaces:
@@ -64,5 +64,5 @@ def workspace(tmp_path: Any) -> Iterator[Workspace]:
 
 @pytest.fixture
 def filespace(workspace: Workspace) -> Filespace:
-    """A linked filespace in a directory."""
+    """Link a filespace in a directory."""
     return workspace.link_filespace(name="data")

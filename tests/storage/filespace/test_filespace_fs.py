@@ -31,7 +31,7 @@ def fs(link: Callable[..., Filespace]) -> Filesystem:
 
 @pytest.fixture
 def local(filespace: Filespace) -> Filesystem:
-    """The file system over a directory hub, for what does not depend on the hub."""
+    """Return the file system over a directory hub, for what does not depend on the hub."""
     return filespace.fs
 
 

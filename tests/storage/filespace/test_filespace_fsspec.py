@@ -121,10 +121,15 @@ def test_a_transaction_is_published_as_one_or_not_at_all(
         assert other.fs.list_dir("/") == ["old"]
     assert other.fs.list_dir("/") == ["a", "b", "dir", "old"]
     assert other.fs.read_file("/old") == b"new"
-    with pytest.raises(ZeroDivisionError), fs.transaction:
-        with fs.open("hub/data/c", "wb") as file:
-            file.write(b"x")
-        raise ZeroDivisionError
+
+    def fail_in_the_middle() -> None:
+        with fs.transaction:
+            with fs.open("hub/data/c", "wb") as file:
+                file.write(b"x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_the_middle()
     assert other.fs.list_dir("/") == fs.filespace("hub/data").fs.list_dir("/")
     assert not fs.exists("hub/data/c")
     other.unlink()

@@ -1,4 +1,4 @@
-"""Clients that are killed: in the middle of a sync, at every step of it, and with changes pending."""
+"""Clients that are killed: at every step of a sync, and with changes pending."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import inspect
 import io
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
@@ -67,8 +66,8 @@ def missing(path: str = "/x") -> Exception:
 
 
 @pytest.fixture
-def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A logged-in client of the SDK with one filespace, all of it autospecced."""
+def sdk(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand in for a logged-in client of the SDK with one filespace, all of it autospecced."""
     parts: dict[str, Any] = {
         "fs": spec(lucidlink.FileSystem),
         "utils": spec(lucidlink.FsUtils),
@@ -111,7 +110,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr(lucidlink, "Client", client_class)
     monkeypatch.setattr(lucidlink, "FsUtils", utils_class)
     monkeypatch.setenv("TOKEN", "sa_live:key:secret")
-    yield parts
+    return parts
 
 
 @pytest.fixture

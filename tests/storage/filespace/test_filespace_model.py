@@ -34,6 +34,25 @@ class Model:
     def __init__(self) -> None:
         self.journal: list[tuple[Any, ...]] = []
 
+    def append(self, *op: Any) -> None:
+        """Add a change; a file written twice, or written and deleted, between syncs counts once."""
+        call, name, *rest = op
+        expect = rest[-1]
+        for index in range(len(self.journal) - 1, -1, -1):
+            before = self.journal[index]
+            if name not in (before[1], before[2] if before[0] == "move" else None):
+                continue
+            if call != "move" and before[0] == "put" and before[2][1] == expect:
+                if call == "put":
+                    self.journal[index] = ("put", name, rest[0], before[3])
+                elif before[3] is None:
+                    del self.journal[index]
+                else:
+                    self.journal[index] = ("delete", name, before[3])
+                return
+            break
+        self.journal.append(op)
+
     def view(self, published: State) -> State:
         """Return what the client sees; rewrites the journal to what its changes came to."""
         state, moved, done = dict(published), dict[str, str](), []
@@ -90,9 +109,7 @@ class TwoClients(RuleBasedStateMachine):
         old = self.sees(client).get(name)
         self.remotes[client]("stream" if streamed else "write_file", f"/{name}", content)
         identity = old[0] if old else number
-        self.models[client].journal.append(
-            ("put", name, (identity, content), old[1] if old else None)
-        )
+        self.models[client].append("put", name, (identity, content), old[1] if old else None)
 
     @rule(client=CLIENTS, name=NAMES)
     def delete(self, client: int, name: str) -> None:
@@ -102,7 +119,7 @@ class TwoClients(RuleBasedStateMachine):
                 self.remotes[client]("delete", f"/{name}")
             return
         self.remotes[client]("delete", f"/{name}")
-        self.models[client].journal.append(("delete", name, old[1]))
+        self.models[client].append("delete", name, old[1])
 
     @rule(client=CLIENTS, source=NAMES, destination=NAMES)
     def move(self, client: int, source: str, destination: str) -> None:
@@ -114,7 +131,7 @@ class TwoClients(RuleBasedStateMachine):
                 self.remotes[client](*call)
             return
         self.remotes[client](*call)
-        self.models[client].journal.append(("move", source, destination, state[source][0]))
+        self.models[client].append("move", source, destination, state[source][0])
 
     @rule(client=CLIENTS)
     def sync(self, client: int) -> None:

@@ -344,8 +344,9 @@ def test_the_context_manager_syncs_and_unlinks(link: Link) -> None:
     with link() as filespace:
         filespace.fs.write_file("/f", b"1")
     assert not filespace.is_linked
-    with pytest.raises(ZeroDivisionError), link() as filespace:
-        filespace.fs.write_file("/g", b"2")
+    filespace = link()
+    filespace.fs.write_file("/g", b"2")
+    with pytest.raises(ZeroDivisionError), filespace:
         raise ZeroDivisionError
     assert not filespace.is_linked
     assert tree_of(link()) == {"/f": b"1", "/g": b"2"}
@@ -479,14 +480,15 @@ def test_links_and_workspaces_are_not_pickled(filespace: Filespace, workspace: W
             pickle.dumps(one)
 
 
+@pytest.mark.parametrize("size", [10_000, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_sync_costs_what_changed_not_the_size_of_the_filespace(
-    workspace: Workspace, tmp_path: Any
+    workspace: Workspace, tmp_path: Any, size: int
 ) -> None:
-    """With 100,000 files, publishing one change writes some kilobytes, and so does folding."""
+    """Whatever the number of files, one change writes some kilobytes, and so does folding."""
     filespace = workspace.link_filespace(name="data")
     filespace.connect.add_data_store("here", LocalDataStoreConfig(str(tmp_path)))
     filespace.fs.create_dir("/many")
-    for number in range(100_000):
+    for number in range(size):
         filespace.connect.link_file(f"/many/{number}", "here", "x", size=1, checksum="c")
     filespace.sync_all()
 
@@ -503,8 +505,8 @@ def test_a_sync_costs_what_changed_not_the_size_of_the_filespace(
     assert written_by(lambda: filespace.fs.delete("/moved/77")) < 50_000
     assert written_by(filespace.compact) < 200_000
     fresh = workspace.link_filespace(name="data")
-    assert fresh.fs.statistics().external_files_count == 99_999
-    assert fresh.connect.count("here") == 99_999
+    assert fresh.fs.statistics().external_files_count == size - 1
+    assert fresh.connect.count("here") == size - 1
     assert fresh.fs.read_file("/moved/one") == b"x"
 
 
@@ -550,7 +552,7 @@ def test_damaged_or_foreign_metadata_is_named(workspace: Workspace, tmp_path: An
     good = head.read_bytes()
     for bad in (b"", good[:-1], good.replace(b'"format":1', b'"format":9'), b"x" + good[1:]):
         head.write_bytes(bad)
-        with pytest.raises(HubCorruptError, match="data.lab"):
+        with pytest.raises(HubCorruptError, match=r"data\.lab"):
             workspace.link_filespace(name="data")
     head.write_bytes(good)
     nodes = [tmp_path / path for path in files_below(str(tmp_path)) if "/nodes/" in path]
