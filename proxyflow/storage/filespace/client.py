@@ -121,6 +121,8 @@ class Client:
                     contents = self.view.contents_of(only)
                 self.contents.publish(contents)
                 self._publish(only, compact)
+                if compact and self.view.head.graves:
+                    self._publish(only, compact)  # what the first time has set free
             except (HubError, OSError) as error:
                 raise FilespaceSyncError(
                     f"sync of {self.hub.label} failed, its changes are kept and it can be tried "

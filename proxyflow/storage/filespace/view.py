@@ -62,8 +62,9 @@ class View:
         """
         checked = time.monotonic()
         head = self._hub.head()
-        if reload or head is not self.head:
+        if head is not self.head:
             self._settle_doubt(head)
+        if reload or head is not self.head:
             self.adopt(head, None if reload else self._advanced(head))
         self._checked = checked
 
