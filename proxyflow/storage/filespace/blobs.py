@@ -77,7 +77,7 @@ class Blobs(Protocol):
         """Return the size of the blob; `FileNotFoundError` if there is none."""
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """Return part of the blob; `FsContentError` if it is gone by now."""
+        """Return part of the blob; `FileNotFoundError` if there is none."""
 
     def local_path(self, name: str) -> str | None:
         """Return the file the blob is on this host, ``None`` if it is elsewhere."""

@@ -31,6 +31,7 @@ from .streams import RangeReader
 __all__ = ["Hub", "Owner", "StaleError"]
 
 LEASE = 3600.0
+SWEEP_TIMEOUT = 60.0
 
 
 class StaleError(Exception):
@@ -116,9 +117,16 @@ class Hub:
         found = self.blobs.size(name)
         if found != size:
             raise FsContentError.at(path, f"Content in the hub has {found} bytes instead of {size}")
-        return RangeReader(
-            lambda start, end: self.blobs.read_range(name, start, end), size, path, on_close
-        )
+
+        def fetch(start: int, end: int) -> bytes:
+            try:
+                return self.blobs.read_range(name, start, end)
+            except FileNotFoundError as error:
+                raise FsContentError.at(
+                    path, "Content was replaced by another client while it was read; open it again"
+                ) from error
+
+        return RangeReader(fetch, size, path, on_close)
 
     def name(self, kind: str, one: str) -> str:
         """Return the blob name of the node or content with the identifier `one`."""
@@ -150,7 +158,8 @@ class Owner:
         path = hub.blobs.local_path(self._name)
         if path is not None:
             hub.blobs.spool(f"{hub.folder}/clients")
-            self._lock = FileLock(path)
+            # Waits: another client that sweeps may have found the file before it was locked.
+            self._lock = FileLock(path, timeout=SWEEP_TIMEOUT)
 
     def new_id(self) -> str:
         """Return the identifier of a node or content nobody has used."""

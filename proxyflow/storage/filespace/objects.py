@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from .blobs import Blobs, Handle, Tagged
-from .errors import FsContentError, HubUnavailableError, HubUnsupportedError, MissingDependencyError
+from .errors import HubUnavailableError, HubUnsupportedError, MissingDependencyError
 from .flock import FileLock
 from .leases import LeaseLock
 
@@ -171,14 +171,8 @@ class ObjectBlobs:
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """See `Blobs.read_range`."""
-        path = self._path(name)
         with self._reaching():
-            try:
-                return cast(bytes, self._fs.cat_file(path, start=start, end=end))
-            except FileNotFoundError as error:
-                raise FsContentError.at(
-                    path, "Content was replaced by another client while it was read; open it again"
-                ) from error
+            return cast(bytes, self._fs.cat_file(self._path(name), start=start, end=end))
 
     def local_path(self, name: str) -> str | None:
         """See `Blobs.local_path`."""

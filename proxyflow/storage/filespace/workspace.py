@@ -6,7 +6,7 @@ import weakref
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
-from .errors import FilespaceNotFoundError, InvalidArgumentError
+from .errors import FilespaceExistsError, FilespaceNotFoundError, InvalidArgumentError
 from .filespace import Filespace, Link
 from .models import FilespaceInfo, SyncMode
 
@@ -195,7 +195,7 @@ class Workspace:
         if info is None:
             if name is None:
                 raise FilespaceNotFoundError(f"workspace {self.name!r} has no filespace {id!r}")
-            info = self._service.create(self._short(name) or "")
+            info = self._made(self._short(name) or "")
         filespace = Filespace(self._service.link(info, root_path), sync_mode)
         self._linked.add(filespace)
         return filespace
@@ -228,6 +228,15 @@ class Workspace:
 
     def __repr__(self) -> str:
         return f"Workspace({self.name!r}, id={self.id!r})"
+
+    def _made(self, name: str) -> FilespaceInfo:
+        try:
+            return self._service.create(name)
+        except FilespaceExistsError:
+            info = self._service.find(name, None)  # somebody else was faster
+            if info is None:
+                raise
+            return info
 
     def _short(self, name: str | None) -> str | None:
         """Return the short form of a name, which may be given in full."""

@@ -21,6 +21,7 @@ class Proxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream)
         self.hook: Hook | None = None
+        self.status = 0  # answer everything with this status instead
         self.endpoint = ""
 
 
@@ -47,6 +48,11 @@ def proxied(upstream: str) -> Iterator[Proxy]:
                     answers.append((answer, answer.read()))
 
             hook = proxy.hook
+            if proxy.status:
+                self.send_response(proxy.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if hook is not None and not hook(self.command, self.path, forward):
                 self.close_connection = True
                 return

@@ -100,11 +100,7 @@ def test_racing_to_create_one_workspace_and_filespace_makes_one(tmp_path: Any) -
 
     def work() -> None:
         barrier.wait(timeout=60)
-        workspace = Workspace(str(tmp_path / "hub"))
-        try:
-            filespace = workspace.link_filespace(name="data")
-        except FilespaceExistsError:
-            filespace = workspace.link_filespace(name="data")
+        filespace = Workspace(str(tmp_path / "hub")).link_filespace(name="data")
         identities.append((filespace.workspace_id, filespace.id))
         filespace.unlink()
 
