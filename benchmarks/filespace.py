@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 
 from proxyflow.storage.filespace import S3DataStoreConfig, Workspace
 from proxyflow.storage.filespace.fsspec_filesystem import FilespaceFileSystem

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from .paths import Parts
 from .sweep import sweep
 from .tree import Tree
 from .trie import store
+from .turns import Turns
 from .view import View, contents_of
 
 __all__ = ["Client", "retrying"]
@@ -53,12 +53,12 @@ class Client:
 
     def __init__(self, hub: Hub, max_age: float, sync_timeout: float) -> None:
         self.hub = hub
-        self.lock = threading.RLock()
+        self.lock = Turns()
         self.owner = Owner(hub, new_id())
         self.contents = Contents(hub, self.owner)
         self.view = View(hub, self.contents, max_age)
         self._sync_timeout = sync_timeout
-        self._syncing = threading.Lock()
+        self._syncing = Turns()
         self._buried: set[int] = set()
         self._missing = (-1, "")
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -100,6 +100,10 @@ class Client:
     def record(self, *ops: Op) -> None:
         """Make changes to what this client sees."""
         self.view.record(ops)
+
+    def when_idle(self, work: Callable[[], None]) -> None:
+        """Do `work` now, or if this thread is in the middle of an operation, after that."""
+        self._syncing.when_free(lambda: self.lock.when_free(work))
 
     def track(self, stream: Any) -> Any:
         """Remember an open file, to be closed by `close`."""
@@ -199,6 +203,7 @@ class Client:
         fold = compact or len(ready) > FOLD_OPS
         head = view.head.following(txn, [] if fold else ready)
         head = without_buried(head, self._buried)
+        self._buried &= {grave.version for grave in head.graves}
         old = ripe(head, now=compact)
         bury(self.hub, old)
         head = replace(head, graves=tuple(grave for grave in head.graves if grave not in old))

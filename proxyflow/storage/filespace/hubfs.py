@@ -211,7 +211,8 @@ class HubFilesystem(Filesystem):
 
     def write_buffers(self, path: Path, buffers: Iterable[Any]) -> None:
         """Make the concatenation of `buffers` the content of a file without joining them."""
-        views = [view.cast("B") for view in map(memoryview, buffers) if view.nbytes]
+        views = [memoryview(buffer) for buffer in buffers]
+        views = [view.cast("B") for view in views if view.nbytes]
         where, _ = self.writable(path)
         content = self.client.contents.store(views, join(where[1:]))
         try:

@@ -45,10 +45,6 @@ class ObjectBlobs:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url = url.rstrip("/")
-        try:
-            import fsspec  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingDependencyError(f"{url} needs fsspec: pip install fsspec") from error
         protocol = url.partition("://")[0]
         if protocol not in ("s3", "s3a", "memory"):
             raise HubUnsupportedError(
@@ -57,12 +53,28 @@ class ObjectBlobs:
         self._s3 = protocol != "memory"
         # Listings are read to find what others wrote; a cached one is of no use.
         extra = {"use_listings_cache": False, "skip_instance_cache": True} if self._s3 else {}
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url, **extra, **options)
-        except ImportError as error:
-            raise MissingDependencyError(f"{url} needs another package: {error}") from error
+        self._options = {**options, **extra}
+        self._connect()
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
         self._spool: str | None = None
         self._end: weakref.finalize[..., ObjectBlobs] | None = None
+        try:
+            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+            self._connected, self._root = url_to_fs(self.url, **self._options)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"a hub at {self.url} needs fsspec and what it reaches that with ({error}): "
+                "pip install fsspec s3fs"
+            ) from error
+
+    @property
+    def _fs(self) -> Any:
+        if self._pid != os.getpid():
+            self._connect()  # connections and the spool are the parent's
+        return self._connected
 
     def read(self, name: str) -> bytes | None:
         """See `Blobs.read`."""
@@ -149,6 +161,8 @@ class ObjectBlobs:
 
     def spool(self, folder: str) -> str:
         """See `Blobs.spool`."""
+        if self._pid != os.getpid():
+            self._connect()
         if self._spool is None:
             _sweep_spools()
             self._spool, lock = _new_spool()

@@ -169,14 +169,15 @@ class OpenFiles:
                 content, pending = self._new_version(fs, path, where, old, mode)
 
         def closed(whole: bool) -> None:
-            try:
-                if client.is_linked:
-                    self._finish(content, pending, whole, where, lock_type)
-            finally:
-                if lock is not None:
-                    lock.release()
+            client.when_idle(lambda: self._finish(content, pending, whole, where, lock, lock_type))
 
-        return StoredFile(pending.path, mode.raw, fs.shown(where), closed)
+        try:
+            return StoredFile(pending.path, mode.raw, fs.shown(where), closed)
+        except BaseException:
+            with client.lock:
+                if client.contents.leave(pending):
+                    client.view.abandon(content)
+            raise
 
     def _new_version(
         self, fs: HubFilesystem, path: Path, where: Parts, old: Entry | None, mode: Mode
@@ -194,17 +195,29 @@ class OpenFiles:
         return content, pending
 
     def _finish(
-        self, content: str, pending: Pending, whole: bool, where: Parts, lock_type: str
+        self,
+        content: str,
+        pending: Pending,
+        whole: bool,
+        where: Parts,
+        lock: Handle | None,
+        lock_type: str,
     ) -> None:
         client = self._client
-        with client.lock:
-            last = client.contents.leave(pending)
-            if not whole:
-                client.view.abandon(content)
-            elif last:
-                client.view.completed(content)
-        if lock_type == "exclusive" and whole:
-            client.sync(only=where)
+        try:
+            if not client.is_linked:
+                return
+            with client.lock:
+                last = client.contents.leave(pending)
+                if not whole:
+                    client.view.abandon(content)
+                elif last:
+                    client.view.completed(content)
+            if lock_type == "exclusive" and whole:
+                client.sync(only=where)
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _lock(self, fs: HubFilesystem, path: Path, lock_type: str, timeout: float) -> Handle:
         client = self._client

@@ -287,3 +287,28 @@ def test_a_file_deleted_while_another_thread_publishes_it(filespace: Filespace) 
     filespace.compact()
     hub = filespace.fs.content("/f").local_path or ""
     assert os.listdir(os.path.dirname(hub)) == [os.path.basename(hub)]
+
+
+def test_a_file_that_cannot_be_opened_is_as_if_nobody_had_tried(filespace: Filespace) -> None:
+    """No descriptors left: the old version stays, and later syncs are not held up."""
+    filespace.fs.write_file("/f", b"old")
+    filespace.sync_all()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hoard = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+
+        def open_too_many() -> None:
+            for number in range(300):
+                hoard.append(filespace.fs.open(f"/{number}", "wb", buffering=0))
+
+        with pytest.raises(OSError, match="Too many open files"):
+            open_too_many()
+        opened = len(hoard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for file in hoard:
+            file.close()
+    filespace.sync_all()
+    assert len(filespace.fs.list_dir("/")) == opened + 1
+    assert filespace.fs.read_file("/f") == b"old"

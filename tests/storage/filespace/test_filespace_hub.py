@@ -177,6 +177,37 @@ def test_a_lock_waits_for_whoever_removes_its_file(tmp_path: Any) -> None:
         pass
 
 
+def test_a_lock_excludes_while_its_file_comes_and_goes(tmp_path: Any) -> None:
+    path = str(tmp_path / "lock")
+    inside: list[int] = []
+    worst: list[int] = []
+
+    def work() -> None:
+        for _ in range(300):
+            lock = FileLock(path, timeout=60)
+            inside.append(1)
+            worst.append(len(inside))
+            inside.pop()
+            lock.remove()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=100)
+    assert len(worst) == 1200
+    assert max(worst) == 1
+
+
+def test_a_forked_child_s_copy_of_a_lock_is_forgotten_not_unlocked(tmp_path: Any) -> None:
+    path = str(tmp_path / "lock")
+    held = FileLock(path)
+    held.forget()  # what a child does: its copy is gone, and here that was the only one
+    held.release()
+    held.remove()
+    FileLock(path).release()
+
+
 def test_leases_are_waited_for_and_end_with_their_holder(bucket: Bucket) -> None:
     blobs = open_blobs(f"s3://{bucket.name}/hub", bucket.storage_options)
     held = blobs.lock("x", False, 0)

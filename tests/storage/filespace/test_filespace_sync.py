@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from filespace_support import files_below
+from filespace_support import Bucket, files_below
 
 from proxyflow.storage.filespace import (
     Filespace,
@@ -472,6 +472,48 @@ def test_a_forked_child_links_anew_and_leaves_the_parents_link_alone(
     assert child.exitcode == 0
     assert filespace.fs.read_file("/pending") == b"the parent's"
     assert filespace.fs.read_file("/child") == b"from the child"
+
+
+def test_a_forked_child_links_a_hub_in_an_object_store_anew(bucket: Bucket) -> None:
+    """Connections, event loops and spools are the parent's; the child makes its own."""
+    workspace = Workspace(f"s3://{bucket.name}/hub", storage_options=bucket.storage_options)
+    filespace = workspace.link_filespace(name="data")
+    filespace.fs.write_file("/f", b"x")
+    filespace.sync_all()
+    filespace.fs.write_file("/pending", b"the parent's")
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_in_child, args=(filespace, workspace, results))
+    child.start()
+    assert "link it in this one too" in results.get(timeout=60)
+    assert results.get(timeout=60) == b"x"
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    filespace.sync_all()
+    assert tree_of(filespace) == {
+        "/child": b"from the child",
+        "/f": b"x",
+        "/pending": b"the parent's",
+    }
+    workspace.stop()
+
+
+def test_a_forgotten_open_file_is_finished_when_the_operation_at_hand_is_over(
+    filespace: Filespace,
+) -> None:
+    """The collector may close a file in the middle of a sync: no deadlock, nothing half done."""
+    fs = filespace.fs
+    fs.write_file("/seen", b"x")
+    client = fs.client  # type: ignore[attr-defined]
+    with client._syncing, client.lock:
+        fs.open("/locked", "wb", buffering=0, lock_type="exclusive").close()
+        fs.open("/plain", "wb", buffering=0).close()
+        assert client.contents.being_written(fs.lookup("/plain")[1].content)  # type: ignore[attr-defined]
+    assert not client.contents.being_written(fs.lookup("/plain")[1].content)  # type: ignore[attr-defined]
+    with fs.open("/locked", "rb", lock_type="exclusive", lock_timeout=0):
+        pass
+    filespace.sync_all()
+    assert fs.list_dir("/") == ["locked", "plain", "seen"]
 
 
 def test_links_and_workspaces_are_not_pickled(filespace: Filespace, workspace: Workspace) -> None:
