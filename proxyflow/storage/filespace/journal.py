@@ -29,9 +29,6 @@ class Journal:
     def __iter__(self) -> Iterator[Op]:
         return iter(self._ops.values())
 
-    def __len__(self) -> int:
-        return len(self._ops)
-
     def append(self, op: Op) -> int:
         """Add a change; return its number."""
         number, self._next = self._next, self._next + 1

@@ -259,10 +259,12 @@ def _sweep_spools() -> None:
     top = tempfile.gettempdir()
     for name in os.listdir(top):
         path = os.path.join(top, name)
-        if not name.startswith(SPOOL_PREFIX) or os.stat(path).st_uid != os.getuid():
+        if not name.startswith(SPOOL_PREFIX):
             continue
         try:
+            if os.stat(path).st_uid != os.getuid():
+                continue
             with FileLock(os.path.join(path, ".lock")):
                 shutil.rmtree(path)
-        except (TimeoutError, FileNotFoundError):
-            continue  # its owner lives, or another process swept it first
+        except OSError:
+            continue  # its owner lives, or removes it, or another process sweeps it too

@@ -22,6 +22,8 @@ class Proxy:
         self.upstream = urlsplit(upstream)
         self.hook: Hook | None = None
         self.status = 0  # answer everything with this status instead
+        self.refused = 0
+        self.on_refusal: Callable[[], None] = lambda: None
         self.endpoint = ""
 
 
@@ -49,6 +51,8 @@ def proxied(upstream: str) -> Iterator[Proxy]:
 
             hook = proxy.hook
             if proxy.status:
+                proxy.refused += 1
+                proxy.on_refusal()
                 self.send_response(proxy.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from proxyflow.storage.filespace import S3DataStoreConfig
+from proxyflow.storage.filespace import Filespace, S3DataStoreConfig
 
 ACCESS, SECRET = "AKIATESTKEY0000000", "a-secret-that-must-not-show"
 REGION = "us-east-1"
@@ -120,3 +120,15 @@ def files_below(root: str) -> set[str]:
         for folder, _, names in os.walk(root)
         for name in names
     }
+
+
+def tree_of(filespace: Filespace, path: str = "") -> dict[str, bytes | None]:
+    """Return every path of a filespace with its content, directories with ``None``."""
+    found: dict[str, bytes | None] = {}
+    for entry in filespace.fs.read_dir(path or "/"):
+        below = f"{path}/{entry.name}"
+        if entry.is_dir():
+            found |= {below: None, **tree_of(filespace, below)}
+        else:
+            found[below] = filespace.fs.read_file(below)
+    return found

@@ -312,3 +312,21 @@ def test_a_file_that_cannot_be_opened_is_as_if_nobody_had_tried(filespace: Files
     filespace.sync_all()
     assert len(filespace.fs.list_dir("/")) == opened + 1
     assert filespace.fs.read_file("/f") == b"old"
+
+
+def test_a_second_writer_that_cannot_be_opened_leaves_the_first_alone(tmp_path: Any) -> None:
+    filespace = Workspace(str(tmp_path / "hub"), max_age=3600).link_filespace(name="data")
+    first = filespace.fs.open("/f", "wb", buffering=0)
+    first.write(b"first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first.fileno() + 1, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            filespace.fs.open("/f", "ab", buffering=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    first.close()
+    filespace.refresh()
+    filespace.sync_all()
+    assert filespace.fs.read_file("/f") == b"first"
+    filespace.unlink()

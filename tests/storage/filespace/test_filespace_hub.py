@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +226,30 @@ def test_leases_are_waited_for_and_end_with_their_holder(bucket: Bucket) -> None
     bucket.delete(listing["Contents"][0]["Key"])
     for lock in (shared[0], also):
         lock.release()
+    blobs.lock("x", False, 0).release()
+
+
+def test_a_lease_survives_a_hub_that_is_away_for_a_while(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from proxyflow.storage.filespace import leases
+
+    monkeypatch.setattr(leases, "LEASE", 1.5)
+    with proxied(bucket.endpoint) as proxy:
+        options = {**bucket.storage_options, "endpoint_url": proxy.endpoint}
+        options["config_kwargs"] = {"retries": {"max_attempts": 0}}
+        held = open_blobs(f"s3://{bucket.name}/hub", options).lock("x", False, 0)
+        failed = threading.Event()
+        proxy.on_refusal = failed.set
+        proxy.status = 500
+        assert failed.wait(timeout=60)
+        refused, deadline = proxy.refused, time.monotonic() + 60
+        while proxy.refused < refused + 12:  # more than one attempt with all its retries
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        proxy.status = 0
+        held.release()
+    blobs = open_blobs(f"s3://{bucket.name}/hub", bucket.storage_options)
     blobs.lock("x", False, 0).release()
 
 
