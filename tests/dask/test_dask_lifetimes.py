@@ -105,6 +105,7 @@ def test_scheduler_killed(own_cluster: Cluster, store_url: str) -> None:
 CLIENT = """
 import sys, numpy as np
 from distributed import Client, wait
+from proxyflow_dask import ProxyPlugin
 import dask_tasks as tasks
 client = Client(sys.argv[1])
 client.register_plugin(ProxyPlugin(sys.argv[2], threshold="100 kB"))
