@@ -1,6 +1,6 @@
 """The sweep of `quickstart.py` on a Dask cluster: plain, with `scatter`, and with the plugin.
 
-    python examples/dask_quickstart.py [IMAGE] [--tasks N] [--workers N]
+python examples/dask_quickstart.py [IMAGE] [--tasks N] [--workers N]
 """
 
 from __future__ import annotations
