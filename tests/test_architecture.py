@@ -30,14 +30,19 @@ def files_of(folder: str) -> Iterator[Path]:
             yield path
 
 
+def package_of(path: Path, level: int) -> str:
+    """Return the package that an import with so many leading dots starts from."""
+    return ".".join(path.relative_to(ROOT).parts[:-level]) if level else ""
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield every module of ours that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: imports are written in full"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            module = ".".join(filter(None, [package_of(path, node.level), node.module]))
+            names = [f"{module}.{alias.name}" for alias in node.names]
         else:
             continue
         yield from (name for name in names if name.split(".")[0] in ("proxyflow", *INTEGRATIONS))
