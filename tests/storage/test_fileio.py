@@ -138,8 +138,8 @@ def test_without_a_descriptor_left_a_copy_will_do(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="denied"):
+    (tmp_path / "file").write_bytes(b"mapped")
+    with (tmp_path / "file").open("ab") as file, pytest.raises(OSError, match="denied"):
         fileio.Mappings().map(file.fileno(), 6)
 
 
