@@ -146,10 +146,11 @@ class Call:
         self.key = key
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The key as a plain tuple: to name its class in every pickle takes longer than to put it
-        # back in place for those results that turn out to be large.
+        # All but the function is plain: a process pool looks twice, in Python, at each object of a
+        # class it pickles. That the key has one is put right for results that are large.
         key = None if self.key is None else (*self.key,)
-        return (Call, (self.function, self.resolve, self.results, key))
+        results = None if self.results is None else self.results.pickled
+        return (_load_call, (self.function, self.resolve, results, key))
 
     def __repr__(self) -> str:
         return f"<Call of {self.function!r}>"
@@ -174,6 +175,12 @@ class Call:
             # A task may hand on what it was lent; the loan ends with the task.
             result = Restoration(_end).apply(result)
         return result if self.results is None else self.results.send(result, self.key)
+
+
+def _load_call(
+    function: Callable[..., Any], resolve: Resolve | None, results: bytes | None, key: Key
+) -> Call:
+    return Call(function, resolve, None if results is None else Results.load(results), key)
 
 
 def restores(function: Callable[..., Any]) -> bool:

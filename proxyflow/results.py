@@ -58,9 +58,14 @@ class Results:
         Class of the store's keys; None if a key cannot be made before its object.
     threshold, types
         Which results are large, as in a policy.
+
+    Attributes
+    ----------
+    pickled : bytes
+        For :meth:`load`.
     """
 
-    __slots__ = ("_pickled", "key_class", "recipe", "threshold", "types")
+    __slots__ = ("key_class", "pickled", "recipe", "threshold", "types")
 
     def __init__(
         self,
@@ -73,7 +78,7 @@ class Results:
         self.key_class = key_class
         self.threshold = threshold
         self.types = types
-        self._pickled = pickle.dumps((recipe, key_class, threshold, types), protocol=5)
+        self.pickled = pickle.dumps((recipe, key_class, threshold, types), protocol=5)
 
     @classmethod
     def of(cls, store: Store, policy: Policy) -> Results:
@@ -81,8 +86,10 @@ class Results:
         key_class = type(store.new_key()) if store.deferrable else None
         return cls(store.recipe, key_class, policy.nbytes, policy.types)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_load, (self._pickled,))
+    @staticmethod
+    def load(pickled: bytes) -> Results:
+        """Return what was pickled; done once in each process."""
+        return _load(pickled)
 
     def send(self, result: Any, key: Key) -> Any:
         """Store a result if it is large; return what travels back.

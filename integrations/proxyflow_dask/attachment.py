@@ -17,7 +17,14 @@ from distributed.protocol.serialize import serialize, to_serialize
 from proxyflow.nesting import Replacement
 from proxyflow_dask.graph import Packing, Rules, make_graph
 from proxyflow_dask.owner import Owner
-from proxyflow_dask.private import LLGExpr, MapExpr, convert_legacy_graph, cull, own_parameters
+from proxyflow_dask.private import (
+    LLGExpr,
+    MapExpr,
+    after_gather,
+    convert_legacy_graph,
+    cull,
+    own_parameters,
+)
 from proxyflow_dask.results import load_results
 from proxyflow_dask.scheduler import NAME
 from proxyflow_dask.values import encode
@@ -61,10 +68,10 @@ class Attachment:
         self.use: Use | None = None
         self.uses: dict[Any, Use] = {}
         self._replaced: list[str] = []
+        after_gather(load_results)
         self._replace("submit", self._submit)
         self._replace("map", self._map)
         self._replace("_graph_to_futures", self._graph_to_futures)
-        self._replace("_gather_remote", self._gather_remote)
         self._replace("_close", self._close)
         for kind in ("scheduler", "worker"):
             name = f"unregister_{kind}_plugin"
@@ -200,7 +207,7 @@ class Attachment:
             }
         )
 
-    # -- results, and the end ------------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------------------
 
     def _unregister(self, method: str, name: str, *args: Any, **kwargs: Any) -> Any:
         if name != NAME or self.use is None:
@@ -209,12 +216,6 @@ class Attachment:
         # and the other clients of the cluster keep their plugin.
         self.use = None
         return self.client.sync(asyncio.sleep, 0)
-
-    async def _gather_remote(self, *args: Any, **kwargs: Any) -> Any:
-        response = await self._original("_gather_remote")(*args, **kwargs)
-        if response["status"] == "OK":
-            response["data"] = await load_results(response["data"])
-        return response
 
     async def _close(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -17,15 +17,17 @@ import cloudpickle
 
 from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
+from proxyflow.decorator import ProxiedFunction
 from proxyflow.errors import ObjectNotFoundError
 from proxyflow.estimate import estimate_size
 from proxyflow.policy import Policy
 from proxyflow.recipe import Recipe
+from proxyflow.store import Store
 
 __all__ = ["LeanFunction", "make_lean"]
 
-# Always taken apart, never replaced as a whole.
-_STRUCTURE = (type, FunctionType, CodeType, ModuleType)
+# Always taken apart, never replaced as a whole; a store is pickled as what it takes to open it.
+_STRUCTURE = (type, FunctionType, CodeType, ModuleType, ProxiedFunction, Store)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _MISSING = object()
 

@@ -97,7 +97,7 @@ class Packing:
 
     def _pack(self, key: Any, node: GraphNode) -> GraphNode:
         task = _PackedTask(self)
-        packed = task.rewrite(node)
+        packed: GraphNode = task.rewrite(node)
         wants_result = self._rules.results and _makes_result(node)
         if packed is node and not wants_result:
             return node

@@ -47,10 +47,13 @@ class Orphan:
         The store.
     needs
         For each task that is left, by number, the pickle of the keys of the objects it needs.
+    lent
+        Whether others, too, keep objects in the store.
     """
 
-    def __init__(self, recipe: Recipe, needs: Mapping[int, bytes]) -> None:
+    def __init__(self, recipe: Recipe, needs: Mapping[int, bytes], *, lent: bool) -> None:
         self._recipe = recipe
+        self._lent = lent
         self._needs = {ticket: pickle.loads(keys) for ticket, keys in needs.items()}
         self._counts: Counter[Key] = Counter(k for keys in self._needs.values() for k in keys)
         self._forgotten: SimpleQueue[int | None] = SimpleQueue()
@@ -68,7 +71,7 @@ class Orphan:
 
     def _run(self) -> None:
         store = self._attempt(lambda: recipes.open_store(self._recipe))
-        if isinstance(store, Store):
+        if isinstance(store, Store) and not self._lent:
             self._attempt(lambda: self._evict_the_rest(store))
         while (ticket := self._forgotten.get()) is not None:
             for key in self._needs.pop(ticket, []):

@@ -60,7 +60,7 @@ class Owner:
 
     def __init__(self, store: Store, *, closes: bool = True) -> None:
         self.store = store
-        self._closes = closes
+        self.closes = closes
         self.session = store.session or new_name(10)
         self._references = References(store)
         self._tickets: dict[int, _Ticket] = {}
@@ -175,5 +175,5 @@ class Owner:
         self._chores.put(None)
         if self._evictor is not threading.current_thread():
             self._evictor.join()
-        if self._closes:
+        if self.closes:
             self.store.close()

@@ -13,7 +13,7 @@ from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve_as
 from proxyflow_dask.private import GraphNode, Task, TaskRef, dumps, loads
 from proxyflow_dask.results import ResultPlace, load_result
 
-__all__ = ["AsyncCall", "AsyncPacked", "Packed", "packed_in", "walk"]
+__all__ = ["AsyncCall", "AsyncPacked", "Packed", "packed_in", "restoring", "walk"]
 
 
 class Packed:
@@ -156,6 +156,46 @@ class AsyncCall:
 def _end(proxy: Proxy[Any]) -> Any:
     """Return the object instead of a proxy that does not outlive the task."""
     return extract(proxy) if type(get_factory(proxy)) is Loan else proxy
+
+
+class Restoring:
+    """The function of somebody else's task, given the results that stand-ins stand for."""
+
+    __slots__ = ("dependencies", "node")
+
+    def __init__(self, node: GraphNode, dependencies: tuple[Any, ...]) -> None:
+        self.node = node
+        self.dependencies = dependencies
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.node, self.dependencies))
+
+    def __call__(self, *values: Any) -> Any:
+        """Run the task with the results it depends on."""
+        results = [load_result(value) for value in values]
+        return self.node(dict(zip(self.dependencies, results, strict=True)))
+
+
+class AsyncRestoring(Restoring):
+    """The same for a coroutine."""
+
+    __slots__ = ()
+
+    __tornado_coroutine__ = True
+
+    async def __call__(self, *values: Any) -> Any:
+        """Run the task with the results it depends on."""
+        return await super().__call__(*values)
+
+
+def restoring(node: GraphNode) -> GraphNode:
+    """Return a task that receives objects where it would receive stand-ins for results."""
+    if packed_in(node) is not None or isinstance(getattr(node, "func", None), Restoring):
+        return node
+    kind = AsyncRestoring if node.is_coro else Restoring
+    dependencies = tuple(node.dependencies)
+    refs = [TaskRef(key) for key in dependencies]
+    return Task(node.key, kind(node, dependencies), *refs, _data_producer=node.data_producer)
 
 
 def packed_in(node: Any) -> Packed | None:

@@ -141,7 +141,8 @@ async def _introduce(client: Client, owner: Owner) -> None:
     """Make a session known to scheduler and workers."""
     recipe = owner.store.recipe
     await client._register_scheduler_plugin(SchedulerPart(), NAME, True)
-    await client._run_on_scheduler(open_session, owner.session, client.id, pickle.dumps(recipe))
+    session = (owner.session, client.id, pickle.dumps(recipe), not owner.closes)
+    await client._run_on_scheduler(open_session, *session)
     client.subscribe_topic(owner.topic, owner.hear)
     problems = await client._run(reach, recipe, on_error="return")
     for address, problem in problems.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from distributed import Client, Scheduler
@@ -52,6 +52,7 @@ __all__ = [
     "NestedContainer",
     "Task",
     "TaskRef",
+    "after_gather",
     "check_client",
     "check_scheduler",
     "convert_legacy_graph",
@@ -67,7 +68,7 @@ Key: TypeAlias = Any
 
 _CLIENT = (
     "_close",
-    "_gather_remote",
+    "_gather",
     "_graph_to_futures",
     "_register_plugin",
     "_register_scheduler_plugin",
@@ -111,6 +112,24 @@ def _check(obj: object, names: tuple[str, ...], kind: str) -> None:
     missing = [name for name in names if not hasattr(obj, name)]
     if missing:
         raise UnsupportedError(f"distributed's {kind} has no {missing[0]}", remedy=_REMEDY)
+
+
+def after_gather(load: Callable[[Any], Awaitable[Any]]) -> None:
+    """Have every client of this process pass through `load` what it gathers; once for all.
+
+    Every client, as in a worker there are clients that nobody registers anything with: those of
+    tasks that submit tasks.
+    """
+    kind: Any = Client
+    original = kind._gather
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    async def gather(self: Client, *args: Any, **kwargs: Any) -> Any:
+        return await load(await original(self, *args, **kwargs))
+
+    kind._gather = gather
 
 
 def on_register(kind: type, register: Callable[[Client, Any, str, bool], Any]) -> None:

@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 
 from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
-from proxyflow.errors import ObjectNotFoundError, SerializationError, StoreFullError
+from proxyflow.errors import (
+    ObjectNotFoundError,
+    ProxyflowError,
+    SerializationError,
+    StoreFullError,
+)
 from proxyflow.estimate import estimate_size
 from proxyflow.recipe import Recipe
 
-__all__ = ["ResultPlace", "StoredResult", "load_result", "load_results"]
+__all__ = ["ResultPlace", "StoredResult", "load_result", "load_results", "pass_on"]
 
 _MISSING = object()
 
@@ -40,7 +45,7 @@ class StoredResult:
         self.key = key
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StoredResult, (self.recipe, self.key))
+        return (_arrive, (self.recipe, self.key))
 
     def __repr__(self) -> str:
         return f"<StoredResult {recipes.name_of(self.recipe)} {self.key!r}>"
@@ -92,8 +97,47 @@ def load_result(value: Any) -> Any:
     return result
 
 
-async def load_results(data: dict[Any, Any]) -> dict[Any, Any]:
-    """Return gathered results with the stored ones read, in a thread: a store may be slow."""
-    if not any(type(value) is StoredResult for value in data.values()):
-        return data
-    return await asyncio.to_thread(lambda: {key: load_result(value) for key, value in data.items()})
+async def load_results(gathered: Any) -> Any:
+    """Return what was gathered with the stored results read, in a thread: a store may be slow."""
+    return await asyncio.to_thread(_load_all, gathered) if _holds_stored(gathered) else gathered
+
+
+def _holds_stored(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_stored, value.values()))
+    if type(value) in (list, tuple):
+        return any(map(_holds_stored, value))
+    return type(value) is StoredResult
+
+
+def _load_all(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _load_all(child) for key, child in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([_load_all(child) for child in value])
+    return load_result(value)
+
+
+# Whether this process has a worker, which passes stand-ins on as they are.
+_has_worker = False
+
+
+def pass_on() -> None:
+    """Leave results where they are when they arrive in this process."""
+    global _has_worker
+    _has_worker = True
+
+
+def _arrive(recipe: Recipe, key: Key) -> Any:
+    """Return what a stand-in is where it arrives: itself in a worker, elsewhere the object.
+
+    A client that has never heard of proxyflow can thus read a result that another one published.
+    """
+    stored = StoredResult(recipe, key)
+    if _has_worker:
+        return stored
+    try:
+        return load_result(stored)
+    except (ProxyflowError, OSError):
+        # To raise here would break the connection. Whoever uses it raises.
+        return stored

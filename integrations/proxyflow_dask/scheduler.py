@@ -32,12 +32,13 @@ logger = logging.getLogger("proxyflow.dask")
 class _Session:
     """What the scheduler knows of one client's objects: which tasks need any."""
 
-    def __init__(self, client: str, recipe: Recipe) -> None:
+    def __init__(self, client: str, recipe: Recipe, lent: bool) -> None:
         self.client = client
         self.recipe = recipe
-        self.hold = hold(recipe)
+        self.lent = lent
+        self.hold = None if lent else hold(recipe)
         self.tasks: dict[int, Any] = {}
-        self.forgotten: list[int] = []
+        self.forgotten: dict[int, bytes] = {}
         self.orphan: Orphan | None = None
 
     def close(self) -> None:
@@ -66,10 +67,18 @@ class SchedulerPart(SchedulerPlugin):
         self._scheduler = scheduler
         scheduler.stream_handlers["proxyflow-submitted"] = self._submitted
 
-    def open(self, session: str, client: str, recipe: Recipe) -> bool:
-        """Know a session from now on; return whether it can outlive its owner."""
+    def open(self, session: str, client: str, recipe: Recipe, *, lent: bool) -> bool:
+        """Know a session from now on; return whether it can outlive its owner.
+
+        Parameters
+        ----------
+        session, client, recipe
+            The session, its owner and its store.
+        lent
+            Whether the store is somebody else's, and does not end with the owner.
+        """
         if session not in self._sessions:
-            self._sessions[session] = _Session(client, recipe)
+            self._sessions[session] = _Session(client, recipe, lent)
         return self._sessions[session].hold is not None
 
     # -- tasks ---------------------------------------------------------------------------------
@@ -89,7 +98,8 @@ class SchedulerPart(SchedulerPlugin):
             if packed is not None and (packed.session, packed.ticket) == (session, ticket):
                 known.tasks[ticket] = key
             else:
-                self._report(session, known, ticket)
+                # What it would need, if anything, its owner alone knows.
+                self._report(session, known, ticket, b"")
 
     def _packed(self, key: Any) -> Packed | None:
         task = self._scheduler.tasks.get(key)
@@ -103,16 +113,16 @@ class SchedulerPart(SchedulerPlugin):
         session = None if packed is None else self._sessions.get(packed.session)
         if packed is not None and session is not None:
             session.tasks.pop(packed.ticket, None)
-            self._report(packed.session, session, packed.ticket)
+            self._report(packed.session, session, packed.ticket, packed.objects)
 
     def restart(self, scheduler: Scheduler) -> None:
         """Report every task: the scheduler has dropped them all without a transition."""
         for name, session in self._sessions.items():
             tickets, session.tasks = list(session.tasks), {}
             for ticket in tickets:
-                self._report(name, session, ticket)
+                self._report(name, session, ticket, b"")
 
-    def _report(self, name: str, session: _Session, ticket: int) -> None:
+    def _report(self, name: str, session: _Session, ticket: int, objects: bytes) -> None:
         if session.orphan is not None:
             session.orphan.forget(ticket)
             if not session.tasks:
@@ -121,11 +131,11 @@ class SchedulerPart(SchedulerPlugin):
         if not session.forgotten:
             # One report for all that are forgotten in this turn of the event loop.
             asyncio.get_running_loop().call_soon(self._flush, name, session)
-        session.forgotten.append(ticket)
+        session.forgotten[ticket] = objects
 
     def _flush(self, name: str, session: _Session) -> None:
-        forgotten, session.forgotten = session.forgotten, []
-        self._scheduler.log_event(topic_of(name), {"forgotten": forgotten})
+        forgotten, session.forgotten = session.forgotten, {}
+        self._scheduler.log_event(topic_of(name), {"forgotten": list(forgotten)})
 
     # -- owners --------------------------------------------------------------------------------
 
@@ -134,15 +144,19 @@ class SchedulerPart(SchedulerPlugin):
         for name, session in list(self._sessions.items()):
             if session.client != client or session.orphan is not None:
                 continue
+            # Those that went with their client were not reported yet, and will not be heard.
+            unheard = {t: objects for t, objects in session.forgotten.items() if objects}
+            if session.tasks or (session.lent and unheard):
+                needs = {**self._needs(session), **unheard}
+                session.orphan = Orphan(session.recipe, needs, lent=session.lent)
+                for ticket in unheard:
+                    session.orphan.forget(ticket)
             if not session.tasks:
                 self._end(name)
-                continue
-            needs = {}
-            for ticket, key in session.tasks.items():
-                packed = self._packed(key)
-                if packed is not None:
-                    needs[ticket] = packed.objects
-            session.orphan = Orphan(session.recipe, needs)
+
+    def _needs(self, session: _Session) -> dict[int, bytes]:
+        packed = {ticket: self._packed(key) for ticket, key in session.tasks.items()}
+        return {ticket: each.objects for ticket, each in packed.items() if each is not None}
 
     def _end(self, name: str) -> None:
         """End a session that nobody can need any more."""
@@ -169,7 +183,12 @@ class SchedulerPart(SchedulerPlugin):
 
 
 def open_session(
-    session: str, client: str, recipe: bytes, *, dask_scheduler: Scheduler | None = None
+    session: str,
+    client: str,
+    recipe: bytes,
+    lent: bool,
+    *,
+    dask_scheduler: Scheduler | None = None,
 ) -> bool:
     """Make a session known to the scheduler; run there by a client that registers the plugin.
 
@@ -181,4 +200,4 @@ def open_session(
     assert dask_scheduler is not None
     part = dask_scheduler.plugins[NAME]
     assert isinstance(part, SchedulerPart)
-    return part.open(session, client, pickle.loads(recipe))
+    return part.open(session, client, pickle.loads(recipe), lent=lent)

@@ -75,7 +75,20 @@ class Settings(NamedTuple):
         return cls(store, rules)
 
     def open(self) -> Owner:
-        """Open the store, if it is not one that is open; return who owns what is put there."""
-        if isinstance(self.where, Store):
-            return Owner(self.where, closes=False)
-        return Owner(Store(self.where))
+        """Open the store, if it is not one that is open; return who owns what is put there.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot do what is asked for.
+        """
+        given = isinstance(self.where, Store)
+        store = self.where if isinstance(self.where, Store) else Store(self.where)
+        if self.rules.results and not store.deferrable:
+            if not given:
+                store.close()
+            raise ConfigError(
+                f"{store.name} cannot make the key of a result before the result",
+                remedy="use another store, or results=False",
+            )
+        return Owner(store, closes=not given)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
+from dask.tokenize import normalize_token
+
 from proxyflow.policy import Policy
+from proxyflow.proxy import Proxy, get_factory
 from proxyflow.serialize import Payload
 from proxyflow.store import Store
 from proxyflow_dask.private import GraphNode, TaskRef
@@ -51,6 +55,12 @@ def encode(value: Any, store: Store, nbytes: int) -> Any:
     if kind in _CANONICAL or kind.__module__.partition(".")[0] in _CANONICAL_PACKAGES:
         return Encoded(value, store.encode(value), nbytes)
     return value
+
+
+@normalize_token.register(Proxy)  # type: ignore[untyped-decorator]
+def _normalize_proxy(proxy: Proxy[Any]) -> tuple[str, bytes]:
+    """Return what makes a proxy the same as another one: where its object is, not its content."""
+    return ("proxyflow", pickle.dumps(get_factory(proxy)))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from proxyflow import recipe as recipes
 from proxyflow.errors import ProxyflowError
 from proxyflow.recipe import Recipe
 from proxyflow_dask.owner import topic_of
-from proxyflow_dask.packed import Packed, packed_in
-from proxyflow_dask.results import ResultPlace
+from proxyflow_dask.packed import Packed, packed_in, restoring
+from proxyflow_dask.private import after_gather
+from proxyflow_dask.results import ResultPlace, load_results, pass_on
 
 __all__ = ["WorkerPart", "reach"]
 
@@ -50,6 +51,8 @@ class WorkerPart(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Open the store; a worker that cannot is reported, and still runs what needs no store."""
         self._worker = worker
+        pass_on()
+        after_gather(load_results)
         problem = reach(self._recipe)
         self._moves = problem is None and not recipes.open_store(self._recipe).maps
         if problem is not None:
@@ -68,6 +71,8 @@ class WorkerPart(WorkerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Read ahead for a task that waits to run; tell when one ends that was forgotten."""
+        if finish == "executing":
+            self._restore_results_for(key)
         if finish == "ready":
             if self._moves:
                 self._read_ahead(key)
@@ -80,6 +85,12 @@ class WorkerPart(WorkerPlugin):
         task = self._worker.state.tasks.get(key)
         packed = None if task is None else packed_in(task.run_spec)
         return packed if packed is not None and packed.session == self._session else None
+
+    def _restore_results_for(self, key: Any) -> None:
+        """Have a task that no plugin has packed receive objects, not stand-ins for results."""
+        task = self._worker.state.tasks.get(key)
+        if task is not None and task.run_spec is not None and task.dependencies:
+            task.run_spec = restoring(task.run_spec)
 
     def _read_ahead(self, key: Any) -> None:
         packed = self._packed(key)

@@ -16,8 +16,8 @@ import dask_tasks as tasks
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Shop, until
 from dask import delayed
+from dask_shop import Shop, until
 
 from proxyflow.errors import StoreFullError
 from proxyflow_dask import ProxyPlugin

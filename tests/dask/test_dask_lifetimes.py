@@ -12,7 +12,7 @@ from typing import Any
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import HERE, ROOT, Cluster, Shop, until
+from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, Future, fire_and_forget, wait
 
 import proxyflow
@@ -106,6 +106,7 @@ CLIENT = """
 import sys, numpy as np
 from distributed import Client, wait
 import dask_tasks as tasks
+from proxyflow_dask import ProxyPlugin
 client = Client(sys.argv[1])
 client.register_plugin(ProxyPlugin(sys.argv[2], threshold="100 kB"))
 futures = client.map(tasks.grow, [np.full(50_000, float(i)) for i in range(3)])
@@ -419,8 +420,9 @@ def test_two_clients_of_one_cluster(shop: Shop, shared_cluster: Cluster, tmp_pat
     """Each has its own session; a third without the plugin works as ever, on results of both."""
     other = Shop(shared_cluster.address, f"file://{tmp_path / 'other'}", threshold="100 kB")
     mine = shop.client.submit(tasks.total, array())
-    theirs = other.client.submit(tasks.total, array())
-    assert mine.result() == theirs.result() == N
+    # Other content: of what the cluster knows already, nothing would be stored a second time.
+    theirs = other.client.submit(tasks.total, array(2))
+    assert (mine.result(), theirs.result()) == (N, 2 * N)
     assert (shop.count(), other.count()) == (1, 1)
     with Client(shared_cluster.address, set_as_default=False) as plain:
         kept = plain.submit(tasks.grow, array(4))

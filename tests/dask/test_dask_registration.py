@@ -13,7 +13,7 @@ import dask
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import HERE, ROOT, Cluster, Shop, until
+from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, LocalCluster
 
 from proxyflow import Store
@@ -75,9 +75,7 @@ def test_unregistering(shop: Shop, kind: str) -> None:
     shop.expect_empty()
 
 
-def test_closing_gives_the_client_its_methods_back(
-    shared_cluster: Cluster, store_url: str
-) -> None:
+def test_closing_gives_the_client_its_methods_back(shared_cluster: Cluster, store_url: str) -> None:
     """Nothing of the plugin stays in a closed client."""
     shop = Shop(shared_cluster.address, store_url)
     shop.client.close()
@@ -174,15 +172,17 @@ def forbid_import() -> None:
 
 def test_an_unknown_version_of_distributed(shared_cluster: Cluster, monkeypatch: Any) -> None:
     """A private part that has gone is named, and which versions have it."""
-    monkeypatch.delattr(Client, "_gather_remote")
-    with Client(shared_cluster.address) as client:
-        with pytest.raises(UnsupportedError, match=r"no _gather_remote; use a version of dask"):
-            private.check_client(client)
+    monkeypatch.delattr(Client, "_register_worker_plugin")
+    with (
+        Client(shared_cluster.address) as client,
+        pytest.raises(UnsupportedError, match=r"no _register_worker_plugin; use a version of dask"),
+    ):
+        private.check_client(client)
     monkeypatch.undo()
     monkeypatch.setattr(Client, "_graph_to_futures", lambda self, dsk, keys: None)
-    with Client(shared_cluster.address) as client:
-        with pytest.raises(UnsupportedError, match=r"_graph_to_futures takes \['dsk', 'keys'\]"):
-            private.check_client(client)
+    problem = r"_graph_to_futures takes \['dsk', 'keys'\]"
+    with Client(shared_cluster.address) as client, pytest.raises(UnsupportedError, match=problem):
+        private.check_client(client)
 
 
 # -- configuration -----------------------------------------------------------------------------
@@ -190,14 +190,16 @@ def test_an_unknown_version_of_distributed(shared_cluster: Cluster, monkeypatch:
 
 def test_dask_configuration(shared_cluster: Cluster, store_url: str) -> None:
     """The plugin takes from Dask's configuration what it is not told."""
-    with dask.config.set({"proxyflow": {"store": store_url, "threshold": "100 kB"}}):
-        with Client(shared_cluster.address) as client:
-            client.register_plugin(ProxyPlugin())
-            attachment = Attachment.of(client)
-            assert attachment is not None
-            assert attachment.use is not None
-            assert attachment.use.owner.store.name.startswith(store_url)
-            assert attachment.use.rules.policy.nbytes == 100_000
+    with (
+        dask.config.set({"proxyflow": {"store": store_url, "threshold": "100 kB"}}),
+        Client(shared_cluster.address) as client,
+    ):
+        client.register_plugin(ProxyPlugin())
+        attachment = Attachment.of(client)
+        assert attachment is not None
+        assert attachment.use is not None
+        assert attachment.use.owner.store.name.startswith(store_url)
+        assert attachment.use.rules.policy.nbytes == 100_000
 
 
 def test_preload_and_environment(shared_cluster: Cluster, store_url: str) -> None:

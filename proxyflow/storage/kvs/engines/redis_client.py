@@ -1,0 +1,310 @@
+"""Connections to a Redis server, and what its refusals and silences mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from proxyflow.storage.kvs import fork
+from proxyflow.storage.kvs.engines.redis_address import Address
+from proxyflow.storage.kvs.engines.redis_scripts import APPLY, LIST, LOOK
+from proxyflow.storage.kvs.engines.resp import Command, Connection, Reply, ReplyError
+from proxyflow.storage.kvs.errors import (
+    AccessDeniedError,
+    ClosedError,
+    DamagedError,
+    KVSError,
+    StorageFullError,
+    UnreachableError,
+    UnsupportedError,
+)
+
+__all__ = ["Client", "Subscription"]
+
+# Connections kept for the next call; more are made when more threads call at once.
+MAX_IDLE = 16
+
+# A server that is sent more for one command closes the connection.
+MAX_ARGUMENTS = 1024 * 1024
+
+
+class Client:
+    """A server, as commands and their replies.
+
+    Parameters
+    ----------
+    address
+        Where it is.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.url = address.url
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+        fork.track(self)
+
+    def exchange(
+        self,
+        commands: Sequence[Command],
+        targets: Sequence[memoryview] = (),
+        *,
+        repeatable: bool = True,
+    ) -> list[Reply]:
+        """Send commands in one go and return their replies.
+
+        Parameters
+        ----------
+        commands
+            What to send.
+        targets
+            Where the bytes of the first replies go; the reply is then their number.
+        repeatable
+            Whether it does no harm if the server carries them out twice. Only then a connection
+            that turns out to be dead is replaced by a new one.
+
+        Raises
+        ------
+        UnreachableError
+            There is no server, it went away, or it stayed silent.
+        UnsupportedError
+            A command has more arguments than a server takes.
+        KVSError
+            The server refused a command; which error depends on why.
+        """
+        if max(map(len, commands)) > MAX_ARGUMENTS:
+            raise UnsupportedError(
+                "this is more than the server takes at once",
+                store=self.url,
+                remedy="commit, or get, some 100,000 keys at a time",
+            )
+        used_before = False
+        try:
+            with self._connection(fresh=False) as (connection, used_before):
+                return self._converse(connection, commands, targets)
+        except UnreachableError:
+            if not (repeatable and used_before):
+                raise
+        with self._connection(fresh=True) as (connection, _):
+            return self._converse(connection, commands, targets)
+
+    def _converse(
+        self, connection: Connection, commands: Sequence[Command], targets: Sequence[memoryview]
+    ) -> list[Reply]:
+        connection.send(commands)
+        replies: list[Reply] = [connection.receive_into(target) for target in targets]
+        replies += [connection.receive() for _ in commands[len(targets) :]]
+        unknown = [at for at, reply in enumerate(replies) if _is_unknown_script(reply)]
+        if unknown:
+            connection.send([b"SCRIPT", b"LOAD", script.source] for script in (APPLY, LIST, LOOK))
+            connection.send([commands[at] for at in unknown])
+            for _ in (APPLY, LIST, LOOK):
+                connection.receive()
+            for at in unknown:
+                replies[at] = connection.receive()
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise self.refused(reply)
+        return replies
+
+    # -- connections ------------------------------------------------------------------------
+
+    @contextmanager
+    def _connection(self, *, fresh: bool) -> Iterator[tuple[Connection, bool]]:
+        connection = None if fresh else self._take_idle()
+        used_before = connection is not None
+        if connection is None:
+            connection = self.connect()
+        try:
+            with self.reported():
+                yield connection, used_before
+        except UnreachableError:
+            connection.close()
+            raise
+        except KVSError:
+            self._give_back(connection)
+            raise
+        except BaseException:
+            # Interrupted halfway: replies are still to come.
+            connection.close()
+            raise
+        self._give_back(connection)
+
+    def _take_idle(self) -> Connection | None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ClosedError("the handle was closed", store=self.url)
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            # Nothing is due on an idle connection, unless the server has closed it.
+            if not connection.wait(0):
+                return connection
+            connection.close()
+
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < MAX_IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def connect(self) -> Connection:
+        """Return a new connection, logged in."""
+        greeting = list(self.address.greeting())
+        with self.reported():
+            connection = Connection(self.address.connect())
+        try:
+            with self.reported():
+                connection.send(greeting)
+                for _ in greeting:
+                    reply = connection.receive()
+                    if isinstance(reply, ReplyError):
+                        raise self.refused(reply)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    # -- forking ----------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing has to come to rest."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent: two processes on one would mix up replies."""
+        self._lock = threading.Lock()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    # -- errors -----------------------------------------------------------------------------
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Report failures of the connection as UnreachableError."""
+        try:
+            yield
+        except KVSError:
+            raise
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"the server did not answer within {self.address.timeout:g} s", store=self.url
+            ) from error
+        except OSError as error:
+            raise UnreachableError(f"the connection failed: {error}", store=self.url) from error
+
+    def refused(self, reply: ReplyError) -> KVSError:
+        """Return the error that stands for a server's refusal."""
+        text = str(reply)
+        for pattern, kind, remedy in _REFUSALS:
+            if pattern.search(text):
+                return kind(f"the server answered: {text}", store=self.url, remedy=remedy)
+        return KVSError(f"the server answered: {text}", store=self.url)
+
+
+# Errors of a script are wrapped in a sentence, so the word is looked for anywhere.
+_REFUSALS: list[tuple[re.Pattern[str], type[KVSError], str | None]] = [
+    (
+        re.compile(r"\bOOM\b"),
+        StorageFullError,
+        "raise maxmemory, or remove what is not needed",
+    ),
+    (
+        re.compile(r"\bMISCONF\b"),
+        StorageFullError,
+        "the server cannot save; see its log and its disk",
+    ),
+    (
+        re.compile(r"\b(WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH <password> called"),
+        AccessDeniedError,
+        "check the user and password in the URL, or in the variable it names",
+    ),
+    (
+        re.compile(r"^(LOADING|BUSY|MASTERDOWN|CLUSTERDOWN)\b|max number of clients"),
+        UnreachableError,
+        "try again in a while",
+    ),
+    (
+        re.compile(r"\b(READONLY|MOVED|CROSSSLOT)\b"),
+        UnsupportedError,
+        "use the URL of a primary that is not part of a cluster",
+    ),
+    (
+        re.compile(r"\bWRONGTYPE\b"),
+        DamagedError,
+        "something else writes keys that begin with kvs: to this database",
+    ),
+]
+
+
+def _is_unknown_script(reply: Reply) -> bool:
+    return isinstance(reply, ReplyError) and reply.word == "NOSCRIPT"
+
+
+class Subscription:
+    """A connection on which the server tells of messages in a channel."""
+
+    def __init__(self, client: Client, channel: bytes) -> None:
+        self._client = client
+        self._pid = os.getpid()
+        self._connection = client.connect()
+        try:
+            with client.reported():
+                self._connection.send([[b"SUBSCRIBE", channel]])
+                reply = self._connection.receive()
+            if isinstance(reply, ReplyError):
+                raise client.refused(reply)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a message; take all that have come.
+
+        Raises
+        ------
+        UnreachableError
+            The server went away, or gives no sign of life.
+        """
+        if self._pid != os.getpid():
+            raise ClosedError(
+                "a watch does not go on in a forked child",
+                store=self._client.url,
+                remedy="call watch again there",
+            )
+        with self._client.reported():
+            if not self._connection.wait(seconds):
+                return False
+            told = False
+            while self._connection.wait(0):
+                reply = self._connection.receive()
+                told |= isinstance(reply, list) and reply[0] == b"message"
+            return told
+
+    def ping(self) -> None:
+        """Make sure that the server is there; its answer is no message."""
+        with self._client.reported():
+            self._connection.send([[b"PING"]])
+            if not self._connection.wait(self._client.address.timeout):
+                raise TimeoutError
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

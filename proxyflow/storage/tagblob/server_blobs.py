@@ -1,0 +1,259 @@
+"""The server's requests about blobs: where to put one, receiving it, giving it out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from aiohttp import web
+from aiohttp.client_exceptions import ClientPayloadError
+
+from .blobs import Blob, Checksum, Digest
+from .embedded import EmbeddedEngine
+from .errors import BlobNotFound, Forbidden, InvalidName, TooLarge, TruncatedUpload, Unavailable
+from .http_client import DIGEST_HEADER
+from .names import ObjectUrl, blob_object_prefix, is_object_name, object_name, own_blob
+from .server_http import host_of, json_answer, path_below, run, to_client
+from .volume import BlobWriter, Volume
+
+if TYPE_CHECKING:
+    from .server import Limits
+
+__all__ = ["BlobHandlers"]
+
+_NEW = "/ddfs/new_blob/"
+#: How long the address to put a blob at is good for.
+_GOOD_FOR = 3600
+#: Bytes are written in pieces of about this size: a thread is asked for each.
+_PIECE = 2**20
+
+
+class BlobHandlers:
+    """Handlers for ``/ddfs/new_blob/...``, uploads, and blobs by their path.
+
+    Parameters
+    ----------
+    engine
+        The store.
+    limits
+        How large a blob may be and how many are received at a time.
+    advertise
+        The host name in URLs; ``None`` for the one the client asked for.
+    """
+
+    def __init__(self, engine: EmbeddedEngine, limits: Limits, advertise: str | None) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._advertise = advertise
+        self._uploading = 0
+        # An upload is accepted for the names this very server gave out only.
+        self._key = secrets.token_bytes(32)
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the handlers."""
+        app.router.add_get(_NEW + "{name:[\\s\\S]*}", self.new)
+        app.router.add_get("/ddfs/{volume:vol[^/]*}/blob/{path:[\\s\\S]+}", self.get)
+        app.router.add_put("/ddfs/{object:[^/]+}", self.put)
+
+    # -- where to put a blob ------------------------------------------------------------------
+
+    async def new(self, request: web.Request) -> web.Response:
+        """GET ``/ddfs/new_blob/NAME?replicas&include&exclude``."""
+        prefix = blob_object_prefix(path_below(request, _NEW))
+        query = request.query
+        volumes = await run(
+            self._engine.choose,
+            _count(query.get("replicas")),
+            _listed(query.get("include")),
+            _listed(query.get("exclude")),
+        )
+        obj = object_name(prefix)
+        base = f"http://{request.headers.get('Host', '127.0.0.1')}"
+        if self._advertise is not None:
+            base = f"http://{self._advertise}:{_port(request)}"
+        return json_answer([f"{base}/ddfs/{obj}?{self._ticket(obj, v)}" for v in volumes])
+
+    def _ticket(self, obj: str, volume: Volume) -> str:
+        expires = int(time.time()) + _GOOD_FOR
+        signature = self._signature(obj, volume.name, str(expires))
+        return urlencode({"volume": volume.name, "expires": expires, "signature": signature})
+
+    def _signature(self, obj: str, volume: str, expires: str) -> str:
+        message = "\n".join((obj, volume, expires)).encode()
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()
+
+    def _check_ticket(self, request: web.Request, obj: str) -> Volume:
+        query = request.query
+        volume, expires = query.get("volume", ""), query.get("expires", "")
+        expected = self._signature(obj, volume, expires)
+        if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode()):
+            raise Forbidden("Not a name this server gave out.", remedy="ask /ddfs/new_blob first")
+        if int(expires) < time.time():
+            raise Forbidden("The address has expired.", remedy="ask /ddfs/new_blob again")
+        return self._engine.volume(volume)
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    async def put(self, request: web.Request) -> web.Response:
+        """PUT ``/ddfs/OBJECT``, at an address from `new`."""
+        obj = path_below(request, "/ddfs/")
+        if not is_object_name(obj):
+            raise InvalidName("Invalid blob name", name=obj[:64])
+        volume = self._check_ticket(request, obj)
+        length = request.content_length
+        if length is not None and length > self._limits.blob:
+            raise TooLarge(f"A blob has at most {self._limits.blob} bytes.")
+        if self._uploading >= self._limits.uploads:
+            raise Unavailable("Maximum number of uploads reached. Try again later.")
+        self._uploading += 1
+        try:
+            url = await self._receive(request, volume, obj, length)
+        finally:
+            self._uploading -= 1
+        body = to_client(json.dumps(url).encode(), host_of(request, self._advertise))
+        return web.Response(status=201, body=body, content_type="application/json")
+
+    async def _receive(
+        self, request: web.Request, volume: Volume, obj: str, length: int | None
+    ) -> str:
+        receiver = _Receiver(volume, obj)
+        received = 0
+        # One piece is held back, so that a small blob takes a single turn of a thread.
+        held = bytearray()
+        try:
+            async for piece in self._pieces(request):
+                received += len(piece)
+                if received > self._limits.blob:
+                    raise TooLarge(f"A blob has at most {self._limits.blob} bytes.")
+                if held:
+                    await run(receiver.take, held)
+                held = piece
+            if length is not None and received != length:
+                raise TruncatedUpload(f"{received} bytes came instead of {length}.")
+            return await run(receiver.finish, held)
+        except BaseException:
+            # Not in a thread: this may be a cancellation, which the next await would meet.
+            receiver.abort()
+            raise
+
+    async def _pieces(self, request: web.Request) -> AsyncIterator[bytearray]:
+        piece = bytearray()
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.idle):
+                    data = await request.content.readany()
+            except TimeoutError as error:
+                raise TruncatedUpload("The upload stands still.") from error
+            except ClientPayloadError as error:
+                raise TruncatedUpload("The upload broke off.") from error
+            piece += data
+            if len(piece) >= _PIECE or (not data and piece):
+                yield piece
+                piece = bytearray()
+            if not data:
+                return
+
+    # -- giving out ---------------------------------------------------------------------------
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """GET ``/ddfs/VOLUME/blob/HH/OBJECT``, or a range of it."""
+        replica = own_blob("disco://localhost" + path_below(request, ""))
+        if replica is None:
+            raise BlobNotFound("Blob not found.")
+        volume, digest = await run(self._found, replica)
+        headers = {
+            DIGEST_HEADER: digest.encode().decode().strip(),
+            "Content-Type": "application/octet-stream",
+        }
+        path = volume.local_path(replica.object)
+        if path is not None:
+            # The kernel sends the file; its checksum is for the client to compare.
+            return web.FileResponse(path, headers=headers, chunk_size=_PIECE)
+        blob = await run(volume.open, replica.object)
+        with blob:
+            return await _send(request, blob, digest, headers)
+
+    def _found(self, replica: ObjectUrl) -> tuple[Volume, Digest]:
+        volume = self._engine.volume(replica.volume)
+        return volume, volume.digest(replica.object)
+
+
+async def _send(
+    request: web.Request, blob: Blob, digest: Digest, headers: dict[str, str]
+) -> web.StreamResponse:
+    start, stop = _range(request, digest.size)
+    partial = (start, stop) != (0, digest.size)
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{digest.size}"
+    response = web.StreamResponse(status=206 if partial else 200, headers=headers)
+    response.content_length = stop - start
+    await response.prepare(request)
+    if request.method != "HEAD":
+        await run(blob.seek, start)
+        while start < stop and (piece := await run(blob.read, min(_PIECE, stop - start))):
+            await response.write(piece)
+            start += len(piece)
+    await response.write_eof()
+    return response
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int]:
+    try:
+        wanted = request.http_range
+    except ValueError:
+        return 0, size  # a header that makes no sense is as good as none
+    start, stop, _ = wanted.indices(size)
+    if wanted == slice(None) or request.headers.get("Range") is None:
+        return 0, size
+    if start >= stop:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
+    return start, stop
+
+
+class _Receiver:
+    """Writes the pieces of an upload; its methods wait for the disk."""
+
+    def __init__(self, volume: Volume, obj: str) -> None:
+        self._volume = volume
+        self._object = obj
+        self._checksum = Checksum()
+        self._writer: BlobWriter | None = None
+
+    def take(self, piece: bytearray) -> BlobWriter:
+        """Write one more piece."""
+        if self._writer is None:
+            self._writer = self._volume.writer(self._object)
+        self._checksum.update(piece)
+        self._writer.write(piece)
+        return self._writer
+
+    def finish(self, piece: bytearray) -> str:
+        """Write the last piece and return the URL of the blob."""
+        return self.take(piece).commit(self._checksum.digest())
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._writer is not None:
+            self._writer.abort()
+
+
+def _count(text: str | None) -> int | None:
+    try:
+        return None if not text else int(text)
+    except ValueError as error:
+        raise Forbidden("Invalid number of replicas.") from error
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part for part in (text or "").split(",") if part]
+
+
+def _port(request: web.Request) -> int:
+    return int(request.url.port or 80)

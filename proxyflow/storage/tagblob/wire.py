@@ -1,0 +1,274 @@
+"""The wire engine: a client of a Disco master, or of the server of this package.
+
+URLs, headers and statuses are those of the DDFS HTTP interface. What only our own server adds, the
+exact error and a blob's checksum, is used where it comes and not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from .blobs import Blob
+from .engine import DELETED
+from .errors import (
+    AttributeNotFound,
+    BlobNotFound,
+    ConfigError,
+    DDFSError,
+    Forbidden,
+    NotFound,
+    TagNotFound,
+)
+from .http_client import HttpClient, http_url
+from .names import blob_object_prefix
+from .sources import Source, sized
+
+__all__ = ["WireEngine"]
+
+logger = logging.getLogger(__name__)
+
+_MASTER = re.compile(
+    r"(disco|http)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(:(?P<port>\d+))?/?"
+)
+
+
+class WireEngine:
+    """A tag/blob store behind a master's HTTP interface.
+
+    Parameters
+    ----------
+    master
+        ``disco://host[:port]``.
+    proxy
+        ``http://host:port`` or ``disco://...`` of a Disco proxy that all requests go through.
+    port
+        Where masters and nodes listen when a URL does not say; the master's own port if it does.
+    replicas
+        How many replicas to ask for when nobody says; the master decides by default.
+
+    Raises
+    ------
+    ConfigError
+        The address makes no sense. It may hold no credentials: addresses end up in logs.
+    """
+
+    def __init__(
+        self, master: str, *, proxy: str | None = None, port: int, replicas: int | None = None
+    ) -> None:
+        match = _MASTER.fullmatch(master)
+        if match is None:
+            shown = re.sub(r"//[^/]*@", "//...@", master)
+            raise ConfigError("not a master's address", store=shown, remedy="disco://host:port")
+        self.master = master.rstrip("/")
+        self._port = int(match["port"] or port)
+        self._proxy = None if proxy is None else (http_url(proxy, port) or proxy).rstrip("/")
+        self._base = self._proxy or f"http://{match['host']}:{self._port}"
+        self._replicas = replicas
+        self._http = HttpClient()
+
+    def __repr__(self) -> str:
+        return f"WireEngine({self.master!r})"
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
+    # -- tags ---------------------------------------------------------------------------------
+
+    def _tag_url(self, name: str, attr: str | None = None) -> str:
+        path = f"{self._base}/ddfs/tag/{quote(name, safe=':@')}"
+        return path if attr is None else f"{path}/{quote(attr, safe=':')}"
+
+    def _call(
+        self, method: str, name: str, attr: str | None, token: str | None, body: Any = None
+    ) -> Any:
+        url = self._tag_url(name, attr)
+        encoded = None if body is None else json.dumps(body).encode()
+        return self._tag_call(method, url, name, attr, token, encoded)
+
+    def _tag_call(
+        self,
+        method: str,
+        url: str,
+        name: str,
+        attr: str | None,
+        token: str | None,
+        body: bytes | None,
+    ) -> Any:
+        try:
+            return self._http.json(method, url, body=body, token=token)
+        except NotFound as error:
+            # A Disco master says in its text only which of the two is missing.
+            if attr is not None and "attribute" in error.msg.lower():
+                raise AttributeNotFound(
+                    "no such attribute", store=self.master, name=attr
+                ) from error
+            raise TagNotFound("no such tag", store=self.master, name=name) from error
+        except DDFSError as error:
+            error.name = name if attr is None else attr
+            raise
+
+    def get(self, name: str, token: str | None) -> dict[str, Any]:
+        """Return the tag object a client sees."""
+        tag: dict[str, Any] = self._call("GET", name, None, token)
+        # A Disco master of before 0.5 shows them.
+        for secret in ("read-token", "write-token"):
+            tag.pop(secret, None)
+        return tag
+
+    def get_attribute(self, name: str, attr: str, token: str | None) -> Any:
+        """Return the value of an attribute."""
+        return self._call("GET", name, attr, token)
+
+    def set_attribute(self, name: str, attr: str, value: Any, token: str | None) -> list[str]:
+        """Set an attribute and return the tag object's URLs."""
+        urls: list[str] = self._call("PUT", name, attr, token, value)
+        return urls
+
+    def delete_attribute(self, name: str, attr: str, token: str | None) -> str:
+        """Delete an attribute; one that is not there is no error."""
+        self._call("DELETE", name, attr, token)
+        return DELETED
+
+    def append(
+        self,
+        name: str,
+        urls: list[list[str]],
+        token: str | None,
+        *,
+        update: bool = False,
+        delayed: bool = False,
+    ) -> list[str]:
+        """Put urls before those of the tag and return the tag object's URLs."""
+        flags = {"update": update, "delayed": delayed}
+        query = urlencode({flag: 1 for flag, on in flags.items() if on})
+        url = self._tag_url(name) + (f"?{query}" if query else "")
+        answer: list[str] = self._tag_call(
+            "POST", url, name, None, token, json.dumps(urls).encode()
+        )
+        return answer
+
+    def put(self, name: str, urls: list[list[str]], token: str | None) -> list[str]:
+        """Replace the urls and return the tag object's URLs."""
+        answer: list[str] = self._call("PUT", name, None, token, urls)
+        return answer
+
+    def delete(self, name: str, token: str | None) -> str:
+        """Delete the tag; one that does not exist is no error."""
+        self._call("DELETE", name, None, token)
+        return DELETED
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of the tags that start with `prefix`, sorted."""
+        names: list[str] = self._http.json("GET", f"{self._base}/ddfs/tags/{quote(prefix)}")
+        # A master drops slashes around the prefix, which no name has.
+        return sorted(name for name in names if name.startswith(prefix))
+
+    # -- blobs --------------------------------------------------------------------------------
+
+    def store(
+        self,
+        source: Source,
+        replicas: int | None,
+        *,
+        include: Collection[str] = (),
+        retries: int = 10,
+    ) -> list[str]:
+        """Upload a blob to the nodes the master names and return the URLs of its replicas.
+
+        Where an upload fails, the master is asked for other nodes, up to `retries` times.
+        """
+        with sized(source) as (rewindable, length):
+            return self._store(rewindable, length, replicas, include, retries)
+
+    def _store(
+        self,
+        source: Source,
+        length: int,
+        replicas: int | None,
+        include: Collection[str],
+        retries: int,
+    ) -> list[str]:
+        excluded: list[str] = []
+        last: DDFSError | None = None
+        while True:
+            try:
+                targets = self._new_blob(source.name, replicas, include, excluded)
+            except Forbidden as refused:
+                # Nowhere else to go: then what counts is why the last place failed.
+                raise last or refused from None
+            try:
+                return [self._upload(target, source, length) for target in targets]
+            except _UploadFailed as failed:
+                if retries <= 0:
+                    raise failed.error from failed
+                retries -= 1
+                logger.warning("uploading %s: %s", source.name, failed.error)
+                last = failed.error
+                excluded.append(failed.place)
+
+    def _new_blob(
+        self,
+        name: str,
+        replicas: int | None,
+        include: Collection[str],
+        exclude: Collection[str],
+    ) -> list[str]:
+        wanted = {
+            "replicas": self._replicas if replicas is None else replicas,
+            "include": ",".join(include) or None,
+            "exclude": ",".join(exclude) or None,
+        }
+        query = urlencode({key: value for key, value in wanted.items() if value is not None})
+        path = quote(blob_object_prefix(name), safe=":@")
+        targets: list[str] = self._http.json("GET", f"{self._base}/ddfs/new_blob/{path}?{query}")
+        return targets
+
+    def _upload(self, target: str, source: Source, length: int) -> str:
+        url = self._resolve(target, "PUT")
+        try:
+            answer = self._http.json("PUT", url, body=source.chunks, length=length)
+        except DDFSError as error:
+            raise _UploadFailed(error, _place(target)) from error
+        return str(answer)
+
+    def _resolve(self, url: str, method: str) -> str:
+        target = http_url(url, self._port)
+        if target is None:
+            raise BlobNotFound("not a URL that can be read", store=self.master, name=url)
+        if self._proxy is None:
+            return target
+        parts = urlsplit(target)
+        query = f"?{parts.query}" if parts.query else ""
+        return f"{self._proxy}/proxy/{parts.hostname}/{method}{parts.path}{query}"
+
+    def open(self, urls: list[str]) -> Blob:
+        """Return the blob from the first replica, in random order, that is whole."""
+        error: DDFSError = BlobNotFound("no replicas", store=self.master)
+        for url in random.sample(urls, len(urls)):
+            try:
+                return self._http.open_blob(self._resolve(url, "GET"), url)
+            except DDFSError as failure:
+                logger.warning("skipping a replica: %s", failure)
+                error = failure
+        raise error
+
+
+class _UploadFailed(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, error: DDFSError, place: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.place = place
+
+
+def _place(target: str) -> str:
+    """Return what to avoid after a failed upload: the volume if the URL names one, or the host."""
+    parts = urlsplit(target)
+    volume = parse_qs(parts.query).get("volume")
+    return volume[0] if volume else parts.hostname or ""
