@@ -36,6 +36,11 @@ class StoreFuture:
     Made by :meth:`Store.future`. Everything it stores is evicted with the store's session, or by
     :meth:`evict`.
 
+    Notes
+    -----
+    A future is set by one party. Setting it again is refused, but connectors (as ProxyStore's)
+    have no "store unless there": of two that set it at the very same moment the later one wins.
+
     Examples
     --------
     >>> from proxyflow import Store

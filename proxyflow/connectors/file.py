@@ -303,8 +303,13 @@ class FileConnector:
 
     def get(self, key: FileKey) -> bytes | None:
         """Return the object, or None if nothing is stored under the key."""
-        with self._opened(key) as fd:
-            return None if fd is None else fileio.read(fd)
+        fd = self._open(key)
+        if fd is None:
+            return None
+        try:
+            return fileio.read(fd)
+        finally:
+            os.close(fd)
 
     def get_batch(self, keys: Sequence[FileKey]) -> list[bytes | None]:
         """Return several objects in the order of their keys, None for each missing one."""
@@ -316,9 +321,10 @@ class FileConnector:
         Small objects, and all of them while half of the descriptors this process may have open
         are mappings, are copied instead.
         """
-        with self._opened(key) as fd:
-            if fd is None:
-                return None
+        fd = self._open(key)
+        if fd is None:
+            return None
+        try:
             size = os.fstat(fd).st_size
             if size >= _MAP_FROM:
                 view = fileio.mappings.map(fd, size)
@@ -327,6 +333,8 @@ class FileConnector:
             data = bytearray(size)
             fileio.read_into(fd, memoryview(data))
             return memoryview(data)
+        finally:
+            os.close(fd)
 
     def exists(self, key: FileKey) -> bool:
         """Return whether an object is stored under the key."""
@@ -363,26 +371,21 @@ class FileConnector:
                 watch.wait(remaining)
         return True
 
-    @contextlib.contextmanager
-    def _opened(self, key: FileKey) -> Iterator[int | None]:
+    def _open(self, key: FileKey) -> int | None:
         """Open the object's file, wherever it stands; None if it is missing."""
         directories, name = self._locate(key, missing_ok=True)
-        fd = None
         for directory in directories:
             try:
                 fd = os.open(name, _READ, dir_fd=directory.fd)
-                break
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise self._unreachable(error, key) from error
-        try:
-            if fd is not None and not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise not_an_object(self.store_dir, key)
-            yield fd
-        finally:
-            if fd is not None:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
+                raise not_an_object(self.store_dir, key)
+            return fd
+        return None
 
     # -- removing ------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class Mappings:
         self._limit = limit
         # A set, because adding and discarding need no lock: a finalizer may run in the midst of
         # anything, and a lock could be held by a thread that a forked child does not have.
-        self._alive: set[object] = set()
+        self._alive: set[weakref.ref[mmap.mmap]] = set()
 
     @property
     def limit(self) -> int:
@@ -203,9 +203,7 @@ class Mappings:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             return None
-        token = object()
-        self._alive.add(token)
-        weakref.finalize(mapped, self._alive.discard, token).atexit = False
+        self._alive.add(weakref.ref(mapped, self._alive.discard))
         return memoryview(mapped)
 
 
