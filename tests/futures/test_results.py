@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+    wait,
+)
 from typing import Any
 
 import futures_tasks as tasks
@@ -87,6 +96,9 @@ def test_results_can_go_by_value(pools: Any, store: Store) -> None:
     future = executor.submit(tasks.number, 3)
     assert future.result()[0] == 3
     assert left(store) == 0
+    assert executor.submit(tasks.echo, np.ones(LARGE)).result().sum() == LARGE
+    assert store.stats["put"].count == 1
+    assert left(store) == 0
 
 
 def test_types_of_the_policy_hold_for_results(pools: Any, store: Store, array: Any) -> None:
@@ -155,6 +167,24 @@ def test_full_store_falls_back_to_passing_by_value(tmp_path: Any, array: Any) ->
         np.testing.assert_array_equal(future.result(), large)
         assert left(store) == 0
         assert executor.submit(tasks.total, array[: len(array) // 2]).result() > 0
+
+
+class DeadlyConnector(FileConnector):
+    """A store that kills a worker right after it has stored its result."""
+
+    def set_frames(self, key: Any, frames: Any) -> None:
+        super().set_frames(key, frames)
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_worker_killed_between_storing_and_reporting(tmp_path: Any) -> None:
+    """What it stored is known by its key, and removed."""
+    with Store(connector=DeadlyConnector(str(tmp_path / "store"))) as store:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+        with ProxyExecutor(pool, store, policy=LARGE) as executor:
+            assert isinstance(executor.submit(tasks.number, 3).exception(60), BrokenExecutor)
+        assert left(store) == 0
 
 
 def test_forked_worker_does_not_evict_its_parents_results(
@@ -315,8 +345,6 @@ def test_shutdown_cancels_what_waits(make_pool: Any, store: Store, tmp_path: Any
 
 def test_dead_worker(new: Executor, store: Store, array: Any) -> None:
     """Every task of a broken pool fails, and nothing of them is left."""
-    from concurrent.futures import BrokenExecutor
-
     # Both workers are there before one dies: ProcessPoolExecutor does not watch those it starts
     # until the next task ends.
     result, *_ = started = [new.submit(tasks.number, 1), new.submit(tasks.nap, array, 0.2)]
