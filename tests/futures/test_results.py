@@ -27,7 +27,7 @@ from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store
 from proxyflow.connectors.file import FileConnector
-from proxyflow.errors import SerializationError, StoreFullError
+from proxyflow.errors import ObjectNotFoundError, SerializationError, StoreFullError
 from proxyflow_futures import ProxyExecutor
 
 
@@ -70,6 +70,22 @@ def test_result_of_a_closed_executor_stays_good(
     assert left(store) == 0
     assert futures[0].result() is read
     assert [future.result()[-1] for future in futures] == [0, 1, 2, 3]
+
+
+def test_lost_result_is_told_and_keeps_no_other(
+    make_pool: Callable[[], Executor], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing says that a result is gone, reads the others all the same, and closes the store."""
+    monkeypatch.setenv("PROXYFLOW_STORE", f"file://{tmp_path}/store")
+    executor = ProxyExecutor(make_pool(), policy=LARGE)
+    futures = [executor.submit(tasks.number, value) for value in range(3)]
+    wait(futures)
+    lost = min(executor.store.scan(), key=lambda stored: executor.store.get(stored.key)[0])
+    executor.store.evict(lost.key)
+    with pytest.raises(ObjectNotFoundError, match="evicted"):
+        executor.shutdown()
+    assert executor.store.closed
+    assert [future.result()[0] for future in futures[1:]] == [1, 2]
 
 
 def test_shutdown_without_waiting(
