@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint types bench soak clean
+.PHONY: demo test test-matrix lint types bench soak clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -25,6 +25,22 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.proxy
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.executor
+	$(BIN)/python -m benchmarks.dask
+
+# The Dask suite against the oldest and the newest version of distributed that is supported, each in
+# an environment of its own.
+OLDEST_DASK := 2025.4.1
+
+test-matrix: $(VENV)-dask-oldest/.installed $(VENV)-dask-newest/.installed
+	$(VENV)-dask-oldest/bin/python -m pytest tests/dask
+	$(VENV)-dask-newest/bin/python -m pytest tests/dask
+
+$(VENV)-dask-oldest/.installed: DASK_VERSION := ==$(OLDEST_DASK)
+$(VENV)-dask-%/.installed: pyproject.toml
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade --editable '.[test]' \
+		'dask[array,dataframe]$(DASK_VERSION)' 'distributed$(DASK_VERSION)'
+	touch $@
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 3600
@@ -36,5 +52,5 @@ $(VENV)/.installed-%: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-dask-* build .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -210,7 +210,7 @@ from distributed import Client
 import dask_tasks as tasks
 from proxyflow_dask.attachment import Attachment
 with Client(sys.argv[1]) as client:
-    future = client.submit(tasks.total, np.ones(50_000))
+    future = client.submit(tasks.total, np.full(50_000, 7.0))
     print(future.result(), sum(1 for _ in Attachment.of(client).use.owner.store.scan()))
 """
     paths = [str(ROOT), str(ROOT / "integrations"), str(HERE)]
@@ -225,7 +225,7 @@ with Client(sys.argv[1]) as client:
             "DASK_PROXYFLOW__THRESHOLD": "100 kB",
         },
     )
-    assert output.split() == ["50000.0", "1"]
+    assert output.split() == ["350000.0", "1"]
     until(lambda: not Path(store_url.removeprefix("file://")).exists())
 
 

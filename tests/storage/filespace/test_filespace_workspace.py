@@ -164,7 +164,7 @@ def test_a_damaged_or_forged_identity_is_named(tmp_path: Any, bad: bytes) -> Non
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys, proxyflow.storage.filespace\n"
-        "heavy = {'fsspec', 's3fs', 'botocore', 'numpy', 'asyncio', 'xxhash', 'lucidlink'}\n"
+        "heavy = {'fsspec', 's3fs', 'botocore', 'numpy', 'asyncio', 'lucidlink'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     assert run_python(code).returncode == 0
