@@ -3,7 +3,8 @@
 Extracts every 8 x 8 colour patch of an image (some 200 MB), then searches them for the nearest
 neighbours of a few query patches, once for each of 24 parameter sets: with a plain process pool,
 with the same pool in a `ProxyExecutor`, and with a `@proxied` function. All answers must agree,
-and nothing may stay in the store.
+and nothing may stay in the store. A large image is scaled down first: all patches of a photograph
+of 12 megapixels would take 9 GB.
 
     python examples/quickstart.py [IMAGE] [--tasks N] [--workers N]
 """
@@ -29,6 +30,8 @@ from proxyflow import Store, proxied
 from proxyflow_futures import ProxyExecutor
 
 PATCH = 8
+PIXELS = 640 * 427
+"""Of an image this large the patches take some 200 MB."""
 
 
 class Query(NamedTuple):
@@ -63,12 +66,38 @@ class RecordingExecutor(Executor):
 
     def piped(self) -> int:
         """Return the size of all calls, pickled as the pool pickles them."""
-        return sum(len(pickle.dumps(call)) for call in self.calls)
+        meter = Meter()
+        for call in self.calls:
+            pickle.Pickler(meter).dump(call)
+        return meter.nbytes
 
 
-def extract_patches(path: str | None) -> np.ndarray:
+class Meter:
+    """A file that only counts what is written to it."""
+
+    nbytes = 0
+
+    def write(self, data: Any) -> None:
+        """Count the bytes."""
+        self.nbytes += memoryview(data).nbytes
+
+
+def load_image(path: str | None) -> np.ndarray:
+    """Return the pixels of an image file, or of the sample photograph."""
+    if path is None:
+        return load_sample_image("china.jpg")
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if min(image.size) < PATCH:
+        raise ValueError(f"{path} is smaller than a patch of {PATCH} x {PATCH} pixels")
+    scale = (PIXELS / (image.width * image.height)) ** 0.5
+    if scale < 1:
+        image.thumbnail((max(PATCH, image.width * scale), max(PATCH, image.height * scale)))
+    return np.asarray(image)
+
+
+def extract_patches(image: np.ndarray) -> np.ndarray:
     """Return every patch of an image, one a row, as float32."""
-    image = np.asarray(Image.open(path).convert("RGB")) if path else load_sample_image("china.jpg")
     windows = sliding_window_view(image, (PATCH, PATCH), axis=(0, 1))
     return windows.reshape(-1, 3 * PATCH * PATCH).astype(np.float32)
 
@@ -101,8 +130,8 @@ def sweep(
 ) -> tuple[list[np.ndarray], float]:
     """Run all queries with a progress bar; return the answers in order and the seconds taken."""
     started = time.perf_counter()
-    futures = [submit(query) for query in queries]
-    with tqdm(total=len(futures), desc=f"{name:>14}", unit="task") as bar:
+    with tqdm(total=len(queries), desc=f"{name:>14}", unit="task") as bar:
+        futures = [submit(query) for query in queries]
         for _ in as_completed(futures):
             bar.update()
     return [future.result() for future in futures], time.perf_counter() - started
@@ -163,13 +192,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image", nargs="?", help="an image file; default: a sample photograph")
     parser.add_argument("--tasks", type=int, default=24, help="how many parameter sets (24)")
-    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    workers = min(4, os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=int, default=workers, help=f"how many processes ({workers})"
+    )
     options = parser.parse_args()
+    if options.tasks < 1 or options.workers < 1:
+        parser.error("at least one task and one worker")
+    try:
+        image = load_image(options.image)
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot use this image: {error}")
 
-    patches = extract_patches(options.image)
+    patches = extract_patches(image)
     queries = [Query(i, 16 + i % 4, 1 + 0.01 * i) for i in range(options.tasks)]
     name = options.image or "china.jpg, a sample photograph of scikit-learn"
-    print(f"{len(patches):,} patches of {name}: {patches.nbytes / 1e6:.0f} MB")
+    height, width, _ = image.shape
+    print(f"{name}, {width} x {height}: {len(patches):,} patches, {patches.nbytes / 1e6:.0f} MB")
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         # The workers start and import NumPy before any clock runs.
         list(pool.map(nearest_patches, [patches[:64]] * 4 * options.workers, queries))

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyflow import Policy, Proxy, extract, is_resolved
+from proxyflow.facts import describe
 from proxyflow.nesting import Replacement, Restoration, contains_proxy
 
 LARGE = 10_000
@@ -348,6 +349,16 @@ def test_sets_go_whole() -> None:
         assert isinstance(replaced[0], Proxy)
         assert stored == [value]
         assert restored(replaced) == [value, 1]
+
+
+def test_set_of_proxies_stays() -> None:
+    """Its elements are restored at the other end, whatever its size."""
+    mine = Proxy(lambda: "mine", describe("mine"))
+    value = [{mine, *range(LARGE)}, LARGE_BYTES]
+    replaced, stored = replaced_by_proxies(value)
+    assert stored == [LARGE_BYTES]
+    assert replaced[0] is value[0]
+    assert "mine" in restored(replaced)[0]
 
 
 def test_many_small_values_go_as_a_whole_and_only_so() -> None:

@@ -136,6 +136,8 @@ class ProxyExecutor(Executor):
 
     def _finish(self) -> None:
         self._submitter.wait_idle()
-        self._submitter.close()
-        if self._owns_store:
-            self.store.close()
+        try:
+            self._submitter.close()
+        finally:
+            if self._owns_store:
+                self.store.close()

@@ -223,6 +223,9 @@ def test_threads_resolve_proxies_by_the_same_rule(store: Store, array: Any) -> N
         assert list(executor.map(tasks.total, [mine, mine])) == [array.sum()] * 2
         one, other = store.proxy(array), store.proxy(array)
         assert executor.submit(tasks.lazily, one, other).result() == (True, False)
+        assert list(executor.map(tasks.lazily, [store.proxy(array)], [mine])) == [(True, False)]
+    with ProxyExecutor(ThreadPoolExecutor(2), store, resolve="lazy") as executor:
+        assert list(executor.map(tasks.lazily, [store.proxy(array)], [mine])) == [(True, True)]
     assert store.exists(get_factory(mine).key)
 
 

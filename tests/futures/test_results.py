@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+    wait,
+)
 from typing import Any
 
 import futures_tasks as tasks
@@ -18,7 +27,7 @@ from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store
 from proxyflow.connectors.file import FileConnector
-from proxyflow.errors import SerializationError, StoreFullError
+from proxyflow.errors import ObjectNotFoundError, SerializationError, StoreFullError
 from proxyflow_futures import ProxyExecutor
 
 
@@ -63,6 +72,22 @@ def test_result_of_a_closed_executor_stays_good(
     assert [future.result()[-1] for future in futures] == [0, 1, 2, 3]
 
 
+def test_lost_result_is_told_and_keeps_no_other(
+    make_pool: Callable[[], Executor], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing says that a result is gone, reads the others all the same, and closes the store."""
+    monkeypatch.setenv("PROXYFLOW_STORE", f"file://{tmp_path}/store")
+    executor = ProxyExecutor(make_pool(), policy=LARGE)
+    futures = [executor.submit(tasks.number, value) for value in range(3)]
+    wait(futures)
+    lost = min(executor.store.scan(), key=lambda stored: executor.store.get(stored.key)[0])
+    executor.store.evict(lost.key)
+    with pytest.raises(ObjectNotFoundError, match="evicted"):
+        executor.shutdown()
+    assert executor.store.closed
+    assert [future.result()[0] for future in futures[1:]] == [1, 2]
+
+
 def test_shutdown_without_waiting(
     make_pool: Callable[[], Executor], store: Store, tmp_path: Any
 ) -> None:
@@ -86,6 +111,9 @@ def test_results_can_go_by_value(pools: Any, store: Store) -> None:
     executor = ProxyExecutor(pools["fork"], store, policy=LARGE, results=False)
     future = executor.submit(tasks.number, 3)
     assert future.result()[0] == 3
+    assert left(store) == 0
+    assert executor.submit(tasks.echo, np.ones(LARGE)).result().sum() == LARGE
+    assert store.stats["put"].count == 1
     assert left(store) == 0
 
 
@@ -155,6 +183,24 @@ def test_full_store_falls_back_to_passing_by_value(tmp_path: Any, array: Any) ->
         np.testing.assert_array_equal(future.result(), large)
         assert left(store) == 0
         assert executor.submit(tasks.total, array[: len(array) // 2]).result() > 0
+
+
+class DeadlyConnector(FileConnector):
+    """A store that kills a worker right after it has stored its result."""
+
+    def set_frames(self, key: Any, frames: Any) -> None:
+        super().set_frames(key, frames)
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_worker_killed_between_storing_and_reporting(tmp_path: Any) -> None:
+    """What it stored is known by its key, and removed."""
+    with Store(connector=DeadlyConnector(str(tmp_path / "store"))) as store:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+        with ProxyExecutor(pool, store, policy=LARGE) as executor:
+            assert isinstance(executor.submit(tasks.number, 3).exception(60), BrokenExecutor)
+        assert left(store) == 0
 
 
 def test_forked_worker_does_not_evict_its_parents_results(
@@ -315,8 +361,6 @@ def test_shutdown_cancels_what_waits(make_pool: Any, store: Store, tmp_path: Any
 
 def test_dead_worker(new: Executor, store: Store, array: Any) -> None:
     """Every task of a broken pool fails, and nothing of them is left."""
-    from concurrent.futures import BrokenExecutor
-
     # Both workers are there before one dies: ProcessPoolExecutor does not watch those it starts
     # until the next task ends.
     result, *_ = started = [new.submit(tasks.number, 1), new.submit(tasks.nap, array, 0.2)]
