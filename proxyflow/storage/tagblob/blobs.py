@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import io
 import mmap
 from collections.abc import Callable
@@ -73,8 +74,9 @@ class Blob(io.BufferedIOBase):
     digest: Digest | None = None
     path: str | None = None
 
+    @abc.abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Return the number of bytes."""
 
     @property
     def size(self) -> int:
