@@ -5,14 +5,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
+# Storage systems whose tests start servers and kill processes.
+SERVERS := $(foreach name,kvs tagblob filespace,tests/storage/$(name) proxyflow/storage/$(name))
+
 .PHONY: demo test test-matrix lint types bench soak clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test lint types
+	$(BIN)/python -m pytest -n $(JOBS) $(SERVERS)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest -n $(JOBS) $(SERVERS:%=--ignore=%) \
+		--cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
