@@ -12,7 +12,7 @@ from typing import Any
 import dask_tasks as tasks
 import numpy as np
 import pytest
-from conftest import HERE, ROOT, Cluster, Shop, until
+from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, Future, fire_and_forget, wait
 
 import proxyflow
