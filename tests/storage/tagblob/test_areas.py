@@ -379,11 +379,9 @@ def test_a_checksum_of_another_kind_is_no_digest() -> None:
             Digest.parse(text)
 
 
-def test_the_bare_blob_knows_nothing() -> None:
-    blob = Blob()
-    assert blob
-    with pytest.raises(NotImplementedError):
-        len(blob)
+def test_a_blob_must_say_how_long_it_is() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Blob()  # type: ignore[abstract]
 
 
 def test_an_open_blob_is_mapped_after_its_file_is_gone(local: DDFS) -> None:
