@@ -29,7 +29,7 @@ from proxyflow.storage.tagblob import (
 )
 from proxyflow.storage.tagblob.area import Area, open_area
 from proxyflow.storage.tagblob.area_local import LocalArea
-from proxyflow.storage.tagblob.blobs import Blob, Digest, FileBlob
+from proxyflow.storage.tagblob.blobs import Digest, FileBlob
 from proxyflow.storage.tagblob.embedded import EmbeddedEngine
 from proxyflow.storage.tagblob.versions import Version, Versions
 
@@ -377,11 +377,6 @@ def test_a_checksum_of_another_kind_is_no_digest() -> None:
     for text in (b"md5 00 3", b"xxh3_128 00 3", b"xxh3_128", b"\xff"):
         with pytest.raises(ValueError):  # noqa: PT011 - whichever way it is wrong
             Digest.parse(text)
-
-
-def test_a_blob_must_say_how_long_it_is() -> None:
-    with pytest.raises(TypeError, match="abstract"):
-        Blob()  # type: ignore[abstract]
 
 
 def test_an_open_blob_is_mapped_after_its_file_is_gone(local: DDFS) -> None:
