@@ -1,12 +1,14 @@
 """Interleaved measurements: the contestants take turns, and medians are compared.
 
 A machine's speed drifts by half within minutes; the ratio of two medians whose samples were taken
-in turns does not.
+in turns does not. The order of the turns is drawn anew each round: who always comes after the same
+one finds what that one left of caches, clock frequency and sleeping processors.
 """
 
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +22,15 @@ def interleave(
 ) -> dict[str, float]:
     """Return the median seconds of each contestant's call, the contestants taking turns."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
+    turns = list(contestants.items())
+    order = random.Random(0)
     # No collection in between: it would fall on whoever's turn it is, and leave cold caches.
     gc.collect()
     gc.disable()
     try:
         for turn in range(warmup + rounds):
-            for name, call in contestants.items():
+            order.shuffle(turns)
+            for name, call in turns:
                 started = time.perf_counter()
                 result = call()
                 seconds = time.perf_counter() - started

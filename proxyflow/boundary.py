@@ -16,10 +16,10 @@ from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import describe
 from proxyflow.lifetime import References
-from proxyflow.nesting import Replacement, Restoration, all_small
+from proxyflow.nesting import Replacement, Restoration
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, extract, get_factory
-from proxyflow.results import Results
+from proxyflow.results import Results, Ticket
 from proxyflow.store import Store
 
 __all__ = [
@@ -86,11 +86,11 @@ def send(
 ) -> Sent:
     """Replace the large values in the arguments of one call.
 
+    Not needed for arguments that are plainly small (:func:`~proxyflow.nesting.all_small`).
+
     When the store is full, what does not fit any more travels by value, with a warning: a slow
     task is worth more than none.
     """
-    if all_small(args, policy.nbytes) and all_small(kwargs.values(), policy.nbytes):
-        return Sent(args, kwargs, [], False)
     keys: list[Key] = []
 
     def replace(value: Any) -> Any:
@@ -127,30 +127,29 @@ class Call:
         to restore.
     results
         How a large result travels back; None for by value.
-    key
-        Key of the result, chosen by the submitter; None for a new one.
+    ticket
+        What stands for the key of the result; issued by the submitter.
     """
 
-    __slots__ = ("function", "key", "resolve", "results")
+    __slots__ = ("function", "resolve", "results", "ticket")
 
     def __init__(
         self,
         function: Callable[..., Any],
         resolve: Resolve | None,
         results: Results | None = None,
-        key: Key = None,
+        ticket: Ticket = None,
     ) -> None:
         self.function = function
         self.resolve = resolve
         self.results = results
-        self.key = key
+        self.ticket = ticket
 
     def __reduce__(self) -> tuple[Any, ...]:
         # All but the function is plain: a process pool looks twice, in Python, at each object of a
-        # class it pickles. That the key has one is put right for results that are large.
-        key = None if self.key is None else (*self.key,)
+        # class it pickles.
         results = None if self.results is None else self.results.pickled
-        return (_load_call, (self.function, self.resolve, results, key))
+        return (_load_call, (self.function, self.resolve, results, self.ticket))
 
     def __repr__(self) -> str:
         return f"<Call of {self.function!r}>"
@@ -174,13 +173,13 @@ class Call:
         if lent:
             # A task may hand on what it was lent; the loan ends with the task.
             result = Restoration(_end).apply(result)
-        return result if self.results is None else self.results.send(result, self.key)
+        return result if self.results is None else self.results.send(result, self.ticket)
 
 
 def _load_call(
-    function: Callable[..., Any], resolve: Resolve | None, results: bytes | None, key: Key
+    function: Callable[..., Any], resolve: Resolve | None, results: bytes | None, ticket: Ticket
 ) -> Call:
-    return Call(function, resolve, None if results is None else Results.load(results), key)
+    return Call(function, resolve, None if results is None else Results.load(results), ticket)
 
 
 def restores(function: Callable[..., Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from proxyflow.proxy import Proxy
 
-__all__ = ["estimate_size"]
+__all__ = ["DEPTH", "estimate_size", "estimator"]
 
 Estimator: TypeAlias = Callable[[Any, int], int]
 
@@ -25,7 +25,7 @@ _SETS = (set, frozenset)
 # Containers are looked at in a sample, smaller the deeper they lie: the estimate must stay far
 # cheaper than the serialisation it is meant to avoid, even of objects that refer to each other.
 _SAMPLES = (0, 2, 2, 4, 8, 16, 64)
-_DEPTH = len(_SAMPLES) - 1
+DEPTH = len(_SAMPLES) - 1
 
 
 def estimate_size(obj: Any) -> int:
@@ -40,7 +40,7 @@ def estimate_size(obj: Any) -> int:
     >>> estimate_size(bytes(1000)) >= 1000, estimate_size([bytes(1000)] * 100) >= 100_000
     (True, True)
     """
-    return _estimator(type(obj))(obj, _DEPTH)
+    return estimator(type(obj))(obj, DEPTH)
 
 
 def _find_estimator(kind: type) -> Estimator:
@@ -120,7 +120,7 @@ def _mapping(mapping: dict[Any, Any], depth: int) -> int:
 
 
 def _sizes(items: Any, depth: int) -> list[int]:
-    return [_estimator(type(item))(item, depth - 1) for item in items]
+    return [estimator(type(item))(item, depth - 1) for item in items]
 
 
 def _array(array: Any, depth: int) -> int:
@@ -181,7 +181,7 @@ def _find_slots(kind: type) -> list[str]:
 
 
 # Found out once for each class: an estimate is made for every argument of every call.
-_estimator: Callable[[type], Estimator] = functools.lru_cache(maxsize=1024)(_find_estimator)
+estimator: Callable[[type], Estimator] = functools.lru_cache(maxsize=1024)(_find_estimator)
 _slots: Callable[[type], list[str]] = functools.lru_cache(maxsize=1024)(_find_slots)
 
 _EXACT: dict[type, Estimator] = {

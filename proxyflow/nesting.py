@@ -15,7 +15,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from proxyflow.estimate import estimate_size
+from proxyflow.estimate import DEPTH, Estimator, estimate_size, estimator
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy
 
@@ -122,19 +122,22 @@ def _flat_size(values: list[Any]) -> tuple[int, int] | None:
 
 
 def all_small(values: Iterable[Any], limit: int) -> bool:
-    """Return whether values are plainly small: no containers, no proxies, below a size.
-
-    Most arguments are; for them a call should cost no more than this.
-    """
+    """Return whether values are plainly small: no containers, no proxies, below a size."""
     for value in values:
-        kind = type(value)
-        if kind in _SCALARS:
-            continue
-        if issubclass(kind, Proxy) or _container(kind) is not None:
-            return False
-        if estimate_size(value) >= limit:
+        estimate = _leaf(type(value))
+        if estimate is None or estimate(value, DEPTH) >= limit:
             return False
     return True
+
+
+def _find_leaf(kind: type) -> Estimator | None:
+    """Return how to estimate the instances of a class; None for containers and proxies."""
+    if issubclass(kind, Proxy) or _container(kind) is not None:
+        return None
+    return estimator(kind)
+
+
+_leaf: Callable[[type], Estimator | None] = functools.lru_cache(1024)(_find_leaf)
 
 
 class _Found(NamedTuple):

@@ -20,7 +20,9 @@ from proxyflow.connectors.protocol import (
     FrameWriter,
     Key,
     KeyScanner,
+    KeySeries,
     KeyWaiter,
+    SeriesMaker,
     SessionMember,
     StoredObject,
     Sweeper,
@@ -439,6 +441,12 @@ class Store:
             )
         connector: Any = self.connector
         return connector.new_key()
+
+    def new_series(self) -> KeySeries | None:
+        """Return keys by number under which nothing is stored yet; None if they cannot be had."""
+        self._check_open()
+        maker = self.connector
+        return maker.new_series() if isinstance(maker, SeriesMaker) else None
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over."""

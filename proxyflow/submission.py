@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import os
 import threading
 import weakref
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from proxyflow.boundary import Call, Resolve, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
-from proxyflow.nesting import contains_proxy
+from proxyflow.nesting import all_small, contains_proxy
 from proxyflow.policy import Policy
 from proxyflow.proxy import extract
-from proxyflow.results import Results, StoredResult
+from proxyflow.results import StoredResult, Ticket, Ticketing
 from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
 
@@ -62,14 +61,16 @@ class Submitter:
     ) -> None:
         self.store = store
         self.policy = policy
+        self._limit = policy.nbytes
         self.resolve: Resolve = check_resolve(resolve)
-        self.results = Results.of(store, policy) if results else None
+        self._ticketing = Ticketing(store, policy) if results else None
         self.references = store.references
         self.pid = os.getpid()
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
         self._idle = threading.Condition()
+        self._on_done = self._finish
         self._closing = False
 
     def submit(
@@ -109,57 +110,74 @@ class Submitter:
         kwargs: Any,
     ) -> tuple[Future[Any], bool]:
         """Submit one call; return its future and whether anything was stored for it."""
-        sent = send(args, kwargs, self.policy, self.references, self.store)
-        restoring = resolve if sent.proxies and not restores(function) else None
-        key = None
-        if self.results is not None:
-            key = self._new_result_key()
-            function = Call(function, restoring, self.results, key)
+        keys: list[Key] = []
+        restoring = ticket = None
+        # Most arguments are small: for them a call should cost no more than this look.
+        limit = self._limit
+        if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
+            args, kwargs, keys, proxies = send(
+                args, kwargs, self.policy, self.references, self.store
+            )
+            restoring = resolve if proxies and not restores(function) else None
+        ticketing = self._ticketing
+        if ticketing is not None:
+            ticket = ticketing.issue()
+            function = Call(function, restoring, ticketing.results, ticket)
         elif restoring is not None:
             function = Call(function, restoring)
         try:
-            future = submit(function, *sent.args, **sent.kwargs)
+            future = submit(function, *args, **kwargs)
         except BaseException:
-            self.references.release(sent.keys)
+            self.references.release(keys)
             raise
         # As little as possible from here on: the executor's own thread, which hands the task to a
         # worker, waits for this one to let go of the interpreter.
-        if self.results is not None or sent.keys:
+        if ticketing is not None or keys:
             self._running.add(future)
-            TaskFuture.of(future, functools.partial(self._finish, sent.keys, key))
-        return future, bool(sent.keys)
-
-    def _new_result_key(self) -> Key:
-        # Chosen here, not in the worker: what a worker stored and was killed before it could
-        # report is thus known and can be removed.
-        return self.store.new_key() if self.store.deferrable else None
+            TaskFuture.of(future, self._on_done, (keys, ticket))
+        return future, bool(keys)
 
     def _finish(
         self,
-        keys: list[Key],
-        result_key: Key,
         future: TaskFuture,
+        task: tuple[list[Key], Ticket],
         result: Any,
         error: BaseException | None,
     ) -> None:
         """Evict what nobody can ask for any more, now that a task is done."""
+        keys, ticket = task
         if keys:
             self.references.release(keys)
-        # A result that another submitter's wrapping of the same call stored is not ours to evict.
-        if type(result) is StoredResult and result_key in (None, result.key):
-            self.references.adopt(result.key, result.digest)
-            future._eviction = weakref.finalize(future, self.references.release, [result.key])
-            with self._idle:
-                self._stored.add(future)
-        elif error is not None and result_key is not None:
-            # A worker may have stored its result and died, or be about to store it.
-            self.references.evict(result_key)
-            if isinstance(error, CancelledError | BrokenExecutor):
-                self._doubtful.append(result_key)
+        if type(result) is StoredResult:
+            self._adopt(future, result, ticket)
+        elif error is not None:
+            self._drop_result(ticket, error)
         self._running.discard(future)
         if self._closing and not self._running:
             with self._idle:
                 self._idle.notify_all()
+
+    def _adopt(self, future: TaskFuture, result: StoredResult, ticket: Ticket) -> None:
+        """Keep a stored result for as long as somebody can ask the future for it."""
+        # One that another submitter's wrapping of the same call stored is not ours to evict.
+        if self._result_key(ticket) not in (None, result.key):
+            return
+        self.references.adopt(result.key, result.digest)
+        future._eviction = weakref.finalize(future, self.references.release, [result.key])
+        with self._idle:
+            self._stored.add(future)
+
+    def _drop_result(self, ticket: Ticket, error: BaseException) -> None:
+        """Evict what a task that failed may have stored all the same."""
+        # A worker may have stored its result and died, or be about to store it.
+        key = self._result_key(ticket)
+        if key is not None:
+            self.references.evict(key)
+            if isinstance(error, CancelledError | BrokenExecutor):
+                self._doubtful.append(key)
+
+    def _result_key(self, ticket: Ticket) -> Key:
+        return None if self._ticketing is None else self._ticketing.results.key(ticket)
 
     def map(
         self,

@@ -13,7 +13,10 @@ from proxyflow.results import StoredResult
 
 __all__ = ["OnDone", "TaskFuture"]
 
-OnDone: TypeAlias = Callable[["TaskFuture", Any, BaseException | None], None]
+# `Future.done` takes a lock to look at the same field.
+_NOT_DONE = frozenset({"PENDING", "RUNNING"})
+
+OnDone: TypeAlias = Callable[["TaskFuture", Any, Any, BaseException | None], None]
 
 
 class TaskFuture(Future[Any]):
@@ -27,11 +30,15 @@ class TaskFuture(Future[Any]):
     nothing left in the store.
     """
 
-    _on_done: OnDone | None = None
+    # Every task of every size pays for what happens here, three or four times what a hot loop
+    # shows, as another process has had the caches in between.
+
+    _pending: tuple[OnDone, Any] | None = None
+    """What to call when the task is done, and what the submitter wants to be told then."""
     _eviction: weakref.finalize[..., Any] | None = None
 
     @staticmethod
-    def of(future: Future[Any], on_done: OnDone) -> TaskFuture:
+    def of(future: Future[Any], on_done: OnDone, task: Any) -> TaskFuture:
         """Turn an executor's future into one of these.
 
         Parameters
@@ -39,25 +46,31 @@ class TaskFuture(Future[Any]):
         future
             What the executor returned.
         on_done
-            Called once with the future, its result and its exception when the task is done. A
-            task that was cancelled has a ``CancelledError``.
+            Called once with the future, `task`, its result and its exception when the task is
+            done. A task that was cancelled has a ``CancelledError``.
+        task
+            What the submitter knows of the task.
         """
+        kind = type(future)
         if isinstance(future, TaskFuture):
             # Submitted through two wrappers: both want to know.
-            earlier = future.__dict__.pop("_on_done", None)
-            future._on_done = on_done if earlier is None else _both(earlier, on_done)
+            earlier = future.__dict__.pop("_pending", None)
+            future._pending = (_both, (earlier, (on_done, task))) if earlier else (on_done, task)
         else:
-            kind = type(future)
             future.__class__ = TaskFuture if kind is Future else _task_future_class(kind)
             assert isinstance(future, TaskFuture)
-            future._on_done = on_done
-        # The task may have ended before that.
-        future.add_done_callback(TaskFuture._catch_up)
+            future._pending = on_done, task
+        # The task may have ended before that. (If it is about to, `_invoke_callbacks` comes.)
+        if future._state not in _NOT_DONE:
+            future._catch_up()
         return future
 
     def set_result(self, result: Any) -> None:
         """Set the result; called by the executor."""
-        self._done(result, None)
+        # Taken out in one step: of all threads that come here or to `_done`, one finds it.
+        pending = self.__dict__.pop("_pending", None)
+        if pending is not None:
+            pending[0](self, pending[1], result, None)
         super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
@@ -72,18 +85,21 @@ class TaskFuture(Future[Any]):
             self._done(None, CancelledError())
         return cancelled
 
-    @staticmethod
-    def _catch_up(future: Future[Any]) -> None:
-        assert isinstance(future, TaskFuture)
-        if future._on_done is not None:
-            error = CancelledError() if future.cancelled() else future.exception()
-            future._done(None if error else Future.result(future), error)
+    def _invoke_callbacks(self) -> None:
+        # Called by the executor's own methods too, which may have been entered before the class
+        # was changed.
+        if self._pending is not None:
+            self._catch_up()
+        super()._invoke_callbacks()  # type: ignore[misc]
+
+    def _catch_up(self) -> None:
+        error = CancelledError() if self.cancelled() else self.exception()
+        self._done(None if error else Future.result(self), error)
 
     def _done(self, result: Any, error: BaseException | None) -> None:
-        # Taken out in one step: of all threads that come here, one finds it.
-        on_done = self.__dict__.pop("_on_done", None)
-        if on_done is not None:
-            on_done(self, result, error)
+        pending = self.__dict__.pop("_pending", None)
+        if pending is not None:
+            pending[0](self, pending[1], result, error)
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the task's result, exactly as it returned it, as often as asked."""
@@ -97,12 +113,11 @@ class TaskFuture(Future[Any]):
             self._eviction()
 
 
-def _both(first: OnDone, second: OnDone) -> OnDone:
-    def on_done(future: TaskFuture, result: Any, error: BaseException | None) -> None:
-        first(future, result, error)
-        second(future, result, error)
-
-    return on_done
+def _both(
+    future: TaskFuture, pending: tuple[Any, Any], result: Any, error: BaseException | None
+) -> None:
+    for on_done, task in pending:
+        on_done(future, task, result, error)
 
 
 def _make_class(kind: type) -> type[TaskFuture]:

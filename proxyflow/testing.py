@@ -255,6 +255,17 @@ class ConnectorConformance:
         connector.evict(key)
         assert not connector.exists(key)
 
+    @_needs("new_series", "set")
+    def test_a_number_stands_for_one_key_of_a_series(self, connector: Any) -> None:
+        series, other = connector.new_series(), connector.new_series()
+        keys = {series(0), series(1), series(2**31), other(0), other(1)}
+        assert len(keys) == 5
+        assert not any(map(connector.exists, keys))
+        connector.set(series(1), b"set later")
+        # Where the number arrives, the series has been pickled.
+        assert bytes(connector.get(pickle.loads(pickle.dumps(series))(1))) == b"set later"
+        connector.evict(series(1))
+
     # -- frames --------------------------------------------------------------------------------
 
     @_needs("put_frames")

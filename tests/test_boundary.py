@@ -11,6 +11,9 @@ import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import numpy as np
@@ -21,7 +24,7 @@ from proxyflow.annotations import lazy_parameters
 from proxyflow.boundary import Call, check_resolve, receive, restores, send
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.errors import ConfigError, ObjectNotFoundError, StoreFullError
-from proxyflow.results import Results, StoredResult
+from proxyflow.results import StoredResult, Ticketing
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -235,10 +238,16 @@ def test_full_store_passes_by_value() -> None:
 # -- calls -------------------------------------------------------------------------------------
 
 
+def storing(function: Any, resolve: Any, store: Store, policy: Policy) -> Call:
+    """Return a call whose result is stored if it is large."""
+    ticketing = Ticketing(store, policy)
+    return Call(function, resolve, ticketing.results, ticketing.issue())
+
+
 def call(store: Store, function: Any, *args: Any, resolve: Any = "auto", **kwargs: Any) -> Any:
     """Do what an executor does with one call, pickling included."""
     sent = send(args, kwargs, Policy(500), store.references, store)
-    work = Call(function, resolve, Results.of(store, Policy(500)), store.new_key())
+    work = storing(function, resolve, store, Policy(500))
     result = work(*pickle.loads(pickle.dumps(sent.args)), **pickle.loads(pickle.dumps(sent.kwargs)))
     store.references.release(sent.keys)
     return result
@@ -272,8 +281,30 @@ def test_large_result_is_stored_small_one_is_not(store: Store) -> None:
     assert call(store, lambda: None) is None
 
 
+def test_forked_child_issues_other_tickets(tmp_path: Path) -> None:
+    """A child that counts on from its parent's numbers would overwrite its parent's results."""
+    with Store(f"file://{tmp_path}/store") as store:
+        ticketing = Ticketing(store, Policy(500))
+
+        def keys() -> set[Any]:
+            return {ticketing.results.key(ticketing.issue()) for _ in range(10)}
+
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            _inherited.append(keys)
+            theirs = pool.submit(_call_inherited).result()
+            _inherited.clear()
+        assert len(theirs | keys()) == 20
+
+
+_inherited: list[Any] = []
+
+
+def _call_inherited() -> Any:
+    return _inherited[0]()
+
+
 def test_types_hold_for_results(store: Store) -> None:
-    work = Call(identity, None, Results.of(store, Policy(500, np.ndarray)), store.new_key())
+    work = storing(identity, None, store, Policy(500, np.ndarray))
     assert type(work(bytes(1000))) is bytes
     assert type(work(np.zeros(1000))) is StoredResult
 

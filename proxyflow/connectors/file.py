@@ -20,6 +20,7 @@ from typing import Any
 from proxyflow.connectors.filekey import (
     OBJECT_NAME,
     FileKey,
+    FileKeySeries,
     KeyMaker,
     closed,
     ended,
@@ -229,6 +230,10 @@ class FileConnector:
     def new_key(self, obj: Buffer | None = None) -> FileKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
         return self._make_key()
+
+    def new_series(self) -> FileKeySeries:
+        """Return keys by number under which nothing is stored yet."""
+        return FileKeySeries.of(self.session)
 
     def put(self, obj: Buffer) -> FileKey:
         """Store an object and return its key.

@@ -23,6 +23,7 @@ from proxyflow.forking import renew_in_child
 __all__ = [
     "OBJECT_NAME",
     "FileKey",
+    "FileKeySeries",
     "KeyMaker",
     "closed",
     "ended",
@@ -55,6 +56,38 @@ class FileKey(NamedTuple):
     filename: str
 
 
+class FileKeySeries:
+    """Keys of one session by number, in a name space of their own.
+
+    Parameters
+    ----------
+    prefix
+        What the keys begin with: the session, a dot, and a name of eight characters.
+
+    Examples
+    --------
+    >>> FileKeySeries("k3v5qa2mbx.abcdefgh")(31)
+    FileKey(filename='k3v5qa2mbx.abcdefgh0000001f')
+    """
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    @classmethod
+    def of(cls, session: str) -> FileKeySeries:
+        """Return a new series of a session."""
+        return cls(f"{session}.{new_name(8)}")
+
+    def __call__(self, number: int) -> FileKey:
+        """Return the key of a number."""
+        return FileKey(f"{self._prefix}{number:08x}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FileKeySeries, (self._prefix,))
+
+
 class KeyMaker:
     """Makes keys of one session, each only once, whatever the processes and threads.
 
@@ -77,12 +110,12 @@ class KeyMaker:
 
     def renew_after_fork(self) -> None:
         """Start anew: a forked child would count on from where its parent is."""
-        self._prefix = f"{self._session}.{new_name(8)}"
+        self._series = FileKeySeries.of(self._session)
         self._count = itertools.count()
 
     def __call__(self) -> FileKey:
         """Return a new key."""
-        return FileKey(f"{self._prefix}{next(self._count):08x}")
+        return self._series(next(self._count))
 
 
 def split_key(key: Any, store: str) -> tuple[str, str]:

@@ -24,7 +24,9 @@ __all__ = [
     "Holdable",
     "Key",
     "KeyScanner",
+    "KeySeries",
     "KeyWaiter",
+    "SeriesMaker",
     "SessionMember",
     "StoredObject",
     "Sweeper",
@@ -114,6 +116,23 @@ class ViewReader(Protocol):
         Writing to it changes neither the stored object nor what another reader sees. It stays
         valid when the object is evicted and when the connector is closed.
         """
+        ...
+
+
+@runtime_checkable
+class SeriesMaker(Protocol):
+    """Makes keys by number, so that a number is all that has to travel of each."""
+
+    def new_series(self) -> KeySeries:
+        """Return a series of keys under which nothing is stored yet, nor made by anybody else."""
+        ...
+
+
+class KeySeries(Protocol):
+    """Keys by number; picklable."""
+
+    def __call__(self, number: int) -> Key:
+        """Return the key of a number."""
         ...
 
 
