@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import functools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dask.base import get_annotations
 from distributed import Client
@@ -47,6 +47,9 @@ _override: ContextVar[Any] = ContextVar("proxyflow_dask_use", default=None)
 _ATTRIBUTE = "_proxyflow_attachment"
 
 
+Renew: TypeAlias = Callable[[Client, Any, bool], Awaitable[None]]
+
+
 class Attachment:
     """Takes the place of some methods of one client.
 
@@ -54,6 +57,8 @@ class Attachment:
     ----------
     client
         The client.
+    renew
+        Registers the client with its scheduler once more, with the same settings.
 
     Attributes
     ----------
@@ -63,8 +68,9 @@ class Attachment:
         All that this client has, by the settings they were made from.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, renew: Renew) -> None:
         self.client = client
+        self._renew = renew
         self.use: Use | None = None
         self.uses: dict[Any, Use] = {}
         self._replaced: list[str] = []
@@ -72,6 +78,7 @@ class Attachment:
         self._replace("submit", self._submit)
         self._replace("map", self._map)
         self._replace("_graph_to_futures", self._graph_to_futures)
+        self._replace("_reconnect", self._reconnect)
         self._replace("_close", self._close)
         for kind in ("scheduler", "worker"):
             name = f"unregister_{kind}_plugin"
@@ -83,11 +90,11 @@ class Attachment:
         return getattr(client, _ATTRIBUTE, None)
 
     @classmethod
-    def make(cls, client: Client) -> Attachment:
+    def make(cls, client: Client, renew: Renew) -> Attachment:
         """Return what a client has, which is made if need be."""
         attachment = cls.of(client)
         if attachment is None:
-            attachment = cls(client)
+            attachment = cls(client, renew)
             setattr(client, _ATTRIBUTE, attachment)
         return attachment
 
@@ -206,6 +213,26 @@ class Attachment:
                 "tickets": {ticket: key for key, ticket in tickets.items()},
             }
         )
+
+    # -- a lost connection ---------------------------------------------------------------------
+
+    async def _reconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Begin anew: for the scheduler this client went away, and Dask cancels its futures.
+
+        What others still want of its tasks is the scheduler's to keep, like that of any client
+        that is gone. So the old sessions are left to it, and new ones begin. Until they have,
+        arguments travel by value.
+        """
+        default, self.use = self.use, None
+        uses, self.uses = self.uses, {}
+        try:
+            await self._original("_reconnect")(*args, **kwargs)
+        finally:
+            for use in uses.values():
+                await asyncio.to_thread(use.owner.close)
+        if self.client.status == "running":
+            for settings, use in uses.items():
+                await self._renew(self.client, settings, use is default)
 
     # -- the end -------------------------------------------------------------------------------
 

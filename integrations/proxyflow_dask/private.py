@@ -70,6 +70,7 @@ _CLIENT = (
     "_close",
     "_gather",
     "_graph_to_futures",
+    "_reconnect",
     "_register_plugin",
     "_register_scheduler_plugin",
     "_register_worker_plugin",

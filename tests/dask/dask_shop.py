@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client
 
 from proxyflow_dask import ProxyPlugin
-from proxyflow_dask.attachment import Attachment
+from proxyflow_dask.attachment import Attachment, Use
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -66,6 +66,11 @@ class Shop:
         assert attachment.use is not None
         self.owner = attachment.use.owner
         self.directory = Path(store.removeprefix("file://"))
+
+    def use(self) -> Use | None:
+        """Return what the client does with its submissions now."""
+        attachment = Attachment.of(self.client)
+        return None if attachment is None else attachment.use
 
     def count(self) -> int:
         """Return how many objects are stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,72 @@ def test_workers_that_join_later(own_cluster: Cluster, store_url: str) -> None:
     finally:
         worker.terminate()
         worker.wait()
+
+
+def test_a_lost_connection(own_cluster: Cluster, store_url: str) -> None:
+    """The client comes back as a new one: nothing that it stored before is left or relied on."""
+    shop = Shop(own_cluster.address, store_url, threshold="100 kB")
+    client = shop.client
+    lost = client.submit(tasks.total, array())
+    assert lost.result() == N
+
+    async def break_connection() -> None:
+        client.scheduler_comm.comm.abort()
+
+    client.sync(break_connection)
+    until(lambda: shop.use() is not None and shop.use().owner is not shop.owner)
+    assert lost.cancelled()
+    del lost  # Dask counts the key as wanted for as long as there is a future of it.
+    shop.owner = shop.use().owner
+    again = client.submit(tasks.total, array())
+    assert again.result() == N
+    assert shop.count() == 1
+    assert len(shop.files()) == 1
+    del again
+    shop.expect_empty()
+    client.close()
+    until(lambda: not shop.directory.exists())
+
+
+def test_a_lost_connection_while_others_want_the_result(
+    own_cluster: Cluster, store_url: str
+) -> None:
+    """What another client holds can be computed again, and goes when that client lets go of it."""
+    shop = Shop(own_cluster.address, store_url, threshold="100 kB")
+    with Client(own_cluster.address, set_as_default=False) as other:
+        shop.client.publish_dataset(total=shop.client.submit(tasks.total, array(2)))
+        held = other.get_dataset("total")
+        held.result()
+
+        async def break_connection() -> None:
+            shop.client.scheduler_comm.comm.abort()
+
+        shop.client.sync(break_connection)
+        until(lambda: shop.use() is not None and shop.use().owner is not shop.owner)
+        (worker,) = next(iter(other.who_has([held]).values()))
+        os.kill(other.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+        until(lambda: worker not in other.nthreads())
+        assert held.result() == 2 * N
+        other.unpublish_dataset("total")
+        del held
+        until(lambda: not shop.files())
+    shop.client.close()
+
+
+def test_adaptive_cluster(store_url: str) -> None:
+    """Workers that come when there is work, and go when there is none."""
+    with LocalCluster(
+        n_workers=0, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        cluster.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
+        shop = Shop(cluster.scheduler_address, store_url, threshold="100 kB")
+        for turn in range(2):
+            futures = shop.client.map(tasks.total, [array(turn * 10 + i) for i in range(4)])
+            assert shop.client.gather(futures) == [(turn * 10 + i) * N for i in range(4)]
+            del futures
+            shop.expect_empty()
+            until(lambda: not shop.client.nthreads())
+        shop.client.close()
 
 
 def open_stores() -> int:
