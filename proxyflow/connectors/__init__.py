@@ -29,6 +29,7 @@ class _Entry(NamedTuple):
 _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
+    "shm": _Entry("proxyflow.connectors.shm:SharedMemoryConnector", None),
 }
 
 

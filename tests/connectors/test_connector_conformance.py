@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from proxystore.connectors.local import LocalConnector
 
 from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.testing import ConnectorConformance
 
 
@@ -53,6 +55,18 @@ class TestFileConnectorWithoutUnnamedFiles(ConnectorConformance):
         # just as it does where it does not know the flag.
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
         with FileConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestSharedMemoryConnector(ConnectorConformance):
+    connector_type = SharedMemoryConnector
+
+    @pytest.fixture
+    def connector(self) -> Iterator[FileConnector]:
+        with (
+            tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+            SharedMemoryConnector(f"{directory}/store") as connector,
+        ):
             yield connector
 
 
