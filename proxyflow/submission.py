@@ -14,6 +14,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
+from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.boundary import Call, Resolve, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
 from proxyflow.nesting import all_small, contains_proxy
@@ -115,10 +116,16 @@ class Submitter:
         # Most arguments are small: for them a call should cost no more than this look.
         limit = self._limit
         if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
+            restoring = None if restores(function) else _resolve_for(function, resolve)
             args, kwargs, keys, proxies = send(
-                args, kwargs, self.policy, self.references, self.store
+                args,
+                kwargs,
+                self.policy,
+                self.references,
+                self.store,
+                proxies=restoring != "eager",
             )
-            restoring = resolve if proxies and not restores(function) else None
+            restoring = restoring if proxies else None
         ticketing = self._ticketing
         if ticketing is not None:
             ticket = ticketing.issue()
@@ -247,6 +254,13 @@ class Submitter:
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
+
+
+def _resolve_for(function: Callable[..., Any], resolve: Resolve | None) -> Resolve | None:
+    """Return how to restore a call's arguments, in the plainest terms."""
+    if resolve == "auto" and lazy_parameters(function) is NONE_LAZY:
+        return "eager"
+    return resolve
 
 
 class _Chunk:

@@ -405,10 +405,11 @@ class FileConnector:
                 continue
             except OSError as error:
                 raise self._unreachable(error, key) from error
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 raise not_an_object(self.store_dir, key)
-            return ObjectFile(fd, name, directory, recycled=self._recycled)
+            return ObjectFile(fd, status, name, directory, recycled=self._recycled)
         return None
 
     # -- removing ------------------------------------------------------------------------------

@@ -25,16 +25,27 @@ class ObjectFile:
     ----------
     fd
         The file.
+    status
+        Its status.
     name, directory
         What it was opened as.
     recycled
         Whether it may be recycled.
     """
 
-    __slots__ = ("_directory", "_fd", "_name", "_recycled")
+    __slots__ = ("_directory", "_fd", "_name", "_recycled", "_status")
 
-    def __init__(self, fd: int, name: str, directory: Descriptor, *, recycled: bool) -> None:
+    def __init__(
+        self,
+        fd: int,
+        status: os.stat_result,
+        name: str,
+        directory: Descriptor,
+        *,
+        recycled: bool,
+    ) -> None:
         self._fd = fd
+        self._status = status
         self._name = name
         self._directory = directory
         self._recycled = recycled
@@ -59,7 +70,7 @@ class ObjectFile:
 
         None if it has been removed.
         """
-        size = os.fstat(self._fd).st_size
+        size = self._status.st_size
         view = self._map(size) if size >= _MAP_FROM else None
         if view is None:
             view = memoryview(bytearray(size))
@@ -77,7 +88,7 @@ class ObjectFile:
         return fileio.mappings.map(self._fd, size, keep=self._recycled)
 
     def _is_the_object(self) -> bool:
-        return not self._recycled or still_named(self._fd, self._name, self._directory.fd)
+        return not self._recycled or still_named(self._status, self._name, self._directory.fd)
 
     def _check_recycled(self) -> None:
         """Accept that a file got shorter only where it may be recycled."""

@@ -68,13 +68,13 @@ def lease(fd: int) -> bool:
     return True
 
 
-def still_named(fd: int, name: str, directory: int) -> bool:
+def still_named(opened: os.stat_result, name: str, directory: int) -> bool:
     """Return whether a name in a directory still stands for what was opened by it."""
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return os.path.samestat(found, os.fstat(fd))
+    return found.st_ino == opened.st_ino and found.st_dev == opened.st_dev
 
 
 class Segment:
@@ -93,7 +93,7 @@ class Segment:
         When it was taken back, by ``time.monotonic``.
     """
 
-    __slots__ = ("_mapping", "allocated", "fd", "free_name", "since")
+    __slots__ = ("_length", "_mapping", "allocated", "fd", "free_name", "since")
 
     def __init__(self, directory: int) -> None:
         self.free_name = _FREE + secrets.token_hex(8)
@@ -101,6 +101,7 @@ class Segment:
         self.fd = os.open(self.free_name, flags, 0o600, dir_fd=directory)
         self.allocated = 0
         self.since = 0.0
+        self._length = 0
         self._mapping: mmap.mmap | None = None
         self.lock()
 
@@ -122,12 +123,13 @@ class Segment:
         """
         if nbytes > self.allocated:
             self._unmap()
-            os.ftruncate(self.fd, 0)
+            self._resize(0)
             self.allocated = 0
             # Written, and not through a mapping: where there is no room, that would kill.
             write_frames(self.fd, frames)
+            self._length = nbytes
         elif nbytes < _MAP_FROM:
-            os.ftruncate(self.fd, nbytes)
+            self._resize(nbytes)
             write_frames(self.fd, frames)
         else:
             self._copy(frames, nbytes)
@@ -137,16 +139,21 @@ class Segment:
     def _copy(self, frames: Sequence[Buffer], nbytes: int) -> None:
         """Copy pieces into pages that are there already."""
         if self._mapping is None:
-            os.ftruncate(self.fd, self.allocated)
+            self._resize(self.allocated)
             flags = mmap.MAP_SHARED | _POPULATE
             self._mapping = mmap.mmap(self.fd, self.allocated, flags=flags)
-        os.ftruncate(self.fd, nbytes)
+        self._resize(nbytes)
         with memoryview(self._mapping) as target:
             at = 0
             for frame in frames:
                 source = memoryview(frame).cast("B")
                 copy(target[at : at + source.nbytes], source)
                 at += source.nbytes
+
+    def _resize(self, nbytes: int) -> None:
+        if nbytes != self._length:
+            os.ftruncate(self.fd, nbytes)
+            self._length = nbytes
 
     def publish(self, name: str, directory: int) -> None:
         """Give it an object's name, replacing what has that name.
