@@ -27,6 +27,7 @@ __all__ = [
     "Received",
     "Resolve",
     "Sent",
+    "call",
     "check_resolve",
     "receive",
     "restores",
@@ -172,14 +173,38 @@ class Call:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
-        lent = False
-        if self.resolve is not None:
-            args, kwargs, lent = receive(self.function, args, kwargs, self.resolve)
-        result = self.function(*args, **kwargs)
-        if lent:
-            # A task may hand on what it was lent; the loan ends with the task.
-            result = Restoration(_end).apply(result)
-        return result if self.results is None else self.results.send(result, self.ticket)
+        return _run(self.function, self.resolve, self.results, self.ticket, args, kwargs)
+
+
+def call(
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    results: bytes | None,
+    ticket: Ticket,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run a task, like a :class:`Call` of it: for executors that do not care for its name."""
+    found = None if results is None else Results.load(results)
+    return _run(function, resolve, found, ticket, args, kwargs)
+
+
+def _run(
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    results: Results | None,
+    ticket: Ticket,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    lent = False
+    if resolve is not None:
+        args, kwargs, lent = receive(function, args, kwargs, resolve)
+    result = function(*args, **kwargs)
+    if lent:
+        # A task may hand on what it was lent; the loan ends with the task.
+        result = Restoration(_end).apply(result)
+    return result if results is None else results.send(result, ticket)
 
 
 def _load_call(
