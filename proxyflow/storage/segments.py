@@ -44,8 +44,8 @@ _MAP_FROM = 256 << 10
 _CLOSE_LATER_FROM = 1 << 20
 # A segment is not used for an object that would leave most of it empty.
 _LARGEST_SHARE = 2
-# How many segments, each with two descriptors at most, a process remembers of each kind.
-_MOST = 48
+# How many segments, each with two descriptors at most, a process remembers.
+_MOST = 128
 # For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
 _PATIENCE = 0.5
 _IDLE = 10.0
@@ -283,7 +283,13 @@ class SegmentPool:
         if replaced is not None:
             replaced.close()
         self._published[name] = segment
-        if len(self._published) > _MOST:
+        if len(self._published) + len(self._free) > _MOST:
+            self._remember_one_less()
+
+    def _remember_one_less(self) -> None:
+        if self._free:
+            self._free.pop(0).discard(self._directory)
+        else:
             # The oldest becomes a file like any other.
             self._published.pop(next(iter(self._published))).close()
 
@@ -314,7 +320,9 @@ class SegmentPool:
             else:
                 segment.discard(self._directory)
         total = sum(segment.allocated for segment in self._free)
-        while self._free and (total > self._capacity or len(self._free) > _MOST):
+        while self._free and (
+            total > self._capacity or len(self._free) + len(self._published) > _MOST
+        ):
             oldest = self._free.pop(0)
             total -= oldest.allocated
             oldest.discard(self._directory)
