@@ -462,9 +462,7 @@ class Store:
             connector: Any = self.connector
             view: memoryview | None = connector.get_view(key)
             return view
-        payload = self._reader.get(key)
-        # A copy of its own for each reader, in memory it may write to.
-        return None if payload is None else memoryview(bytearray(payload))
+        return self._reader.get(key)
 
     def _decode(self, payload: Buffer, key: Key) -> Any:
         # Reading all of a mapping would be slower by far than opening it; a copy has been read.

@@ -29,6 +29,8 @@ class _Entry(NamedTuple):
 _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
+    "redis": _Entry("proxyflow.connectors.redis:RedisConnector", None),
+    "rediss": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "shm": _Entry("proxyflow.connectors.shm:SharedMemoryConnector", None),
 }
 
