@@ -28,6 +28,8 @@ class _Entry(NamedTuple):
 
 _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
+    "flux": _Entry("proxyflow.connectors.flux:FluxConnector", "proxyflow[flux]"),
+    "lmdb": _Entry("proxyflow.connectors.lmdb:LMDBConnector", "proxyflow[lmdb]"),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
     "redis": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "rediss": _Entry("proxyflow.connectors.redis:RedisConnector", None),

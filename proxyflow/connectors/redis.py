@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from proxyflow.connectors.kvserrors import translated
+from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.redislayout import (
     EVICT,
@@ -22,10 +23,7 @@ from proxyflow.connectors.redislayout import (
     Head,
     RedisKey,
     check_key,
-    cut,
-    flat,
     hash_of,
-    new_memory,
     object_field,
 )
 from proxyflow.connectors.redislease import LEASE, RedisSession
@@ -236,7 +234,7 @@ class RedisConnector:
         """Write the parts of an object, if it has any; return the command that shows it."""
         hash_ = hash_of(key.session)
         fields = head.parts(key)
-        parts = zip(fields, cut(pieces), strict=False)
+        parts = zip(fields, cut(pieces, PART), strict=False)
         while some := list(islice(parts, _PARTS_AT_ONCE)):
             self._session.exchange([[b"HSET", hash_, field, part] for field, part in some], key)
         return [b"HSET", hash_, object_field(key), [head.pack(), *([] if fields else pieces)]]

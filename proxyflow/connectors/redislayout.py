@@ -11,15 +11,12 @@ Fields of the hash ``proxyflow:SESSION``::
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import struct
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from proxyflow.connectors.protocol import Buffer
 from proxyflow.connectors.session import SESSION_NAME
 from proxyflow.errors import InvalidKeyError
 
@@ -31,10 +28,7 @@ __all__ = [
     "Head",
     "RedisKey",
     "check_key",
-    "cut",
-    "flat",
     "hash_of",
-    "new_memory",
     "object_field",
 ]
 
@@ -44,8 +38,6 @@ PART = 1 << 20
 """How many bytes to a field: a server that puts a large reply together takes several times as long
 as for small ones, and none takes more than 512 MB."""
 
-# Below this size pages as they come are faster than huge ones.
-_HUGE_FROM = 4 << 20
 _HEAD = struct.Struct("<dQQ")
 _NAME = re.compile(r"[a-z2-7]{14}")
 
@@ -144,45 +136,3 @@ class Head(NamedTuple):
         count = -(-self.nbytes // PART) if self.nbytes > PART else 0
         prefix = b"p:%s:%016x:" % (key.name.encode(), self.number)
         return [prefix + b"%d" % at for at in range(count)]
-
-
-def flat(frames: Sequence[Buffer]) -> list[memoryview]:
-    """Return pieces as flat bytes."""
-    views = [memoryview(frame) for frame in frames]
-    return [view.cast("B") for view in views if view.nbytes]
-
-
-def cut(pieces: list[memoryview]) -> Iterator[list[memoryview]]:
-    """Yield the concatenation of pieces in parts, without copying any.
-
-    Examples
-    --------
-    >>> [sum(map(len, part)) for part in cut([memoryview(bytes(PART + 1)), memoryview(b"ab")])]
-    [1048576, 3]
-    """
-    part: list[memoryview] = []
-    room = PART
-    for piece in pieces:
-        while piece.nbytes:
-            part.append(piece[:room])
-            piece = piece[room:]
-            room -= part[-1].nbytes
-            if not room:
-                yield part
-                part, room = [], PART
-    if part:
-        yield part
-
-
-def new_memory(nbytes: int) -> memoryview:
-    """Return new memory, in huge pages where that pays and the system has them."""
-    if nbytes < _HUGE_FROM:
-        return memoryview(bytearray(nbytes))
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            # A kernel without them; the memory is good all the same.
-            return memoryview(memory)
-    return memoryview(memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from proxystore.connectors.file import FileConnector as PeerFileConnector
 from proxystore.connectors.local import LocalConnector
 
 from proxyflow.connectors.file import FileConnector
+from proxyflow.connectors.flux import FluxConnector
+from proxyflow.connectors.lmdb import LMDBConnector
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.testing import ConnectorConformance
 from tests.redis_server import RedisServer
+from tests.storage.kvs.flux_double import FluxDouble
 
 
 class TestFileConnector(ConnectorConformance):
@@ -70,6 +74,32 @@ class TestSharedMemoryConnector(ConnectorConformance):
             SharedMemoryConnector(f"{directory}/store") as connector,
         ):
             yield connector
+
+
+class TestLMDBConnector(ConnectorConformance):
+    connector_type = LMDBConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[LMDBConnector]:
+        with LMDBConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestFluxConnector(ConnectorConformance):
+    """With what stands in for the library in the KVS's own tests; it lives in one process."""
+
+    connector_type = FluxConnector
+    across_processes = False
+
+    @pytest.fixture
+    def connector(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FluxConnector]:
+        double = FluxDouble()
+        for name, module in double.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        with FluxConnector() as connector:
+            yield connector
+        assert double.misuse == []
+        double.store.close()
 
 
 class TestRedisConnector(ConnectorConformance):

@@ -1,0 +1,343 @@
+"""Objects in a transactional KVS: what ``lmdb://`` and ``flux://`` have in common.
+
+A session is a namespace. An object is the value ``o.NAME``: its head, and its bytes if they fit one
+part; the parts of a larger one are ``p.NAME.NUMBER``. All of an object is one commit.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from proxyflow.connectors.kvserrors import translated
+from proxyflow.connectors.pieces import cut, flat, new_memory
+from proxyflow.connectors.protocol import Buffer, StoredObject
+from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.errors import CorruptObjectError, InvalidKeyError, StoreClosedError
+from proxyflow.storage import kvs
+from proxyflow.storage.kvs.keys import split
+
+__all__ = ["KVSConnector", "KVSKey", "namespace_of", "sessions_in"]
+
+_HEAD = struct.Struct("<dQ")
+_NAME = re.compile(r"[a-z2-7]{14}")
+_PREFIX = "proxyflow-"
+
+
+class KVSKey(NamedTuple):
+    """Key of an object in a :class:`KVSConnector`."""
+
+    session: str
+    name: str
+
+
+def namespace_of(session: str) -> str:
+    """Return the namespace that a session is."""
+    return _PREFIX + session
+
+
+def sessions_in(handle: kvs.Handle) -> list[str]:
+    """Return the sessions that have a namespace."""
+    found = kvs.namespace_list(handle)
+    return [name.removeprefix(_PREFIX) for name in found if name.startswith(_PREFIX)]
+
+
+class KVSConnector(ABC):
+    """Objects in a transactional KVS.
+
+    Parameters
+    ----------
+    url
+        The KVS, as `proxyflow.storage.kvs.open` takes it.
+    session
+        Name of the session.
+    """
+
+    part: int
+    """How many bytes to a value at most."""
+
+    def __init__(self, url: str, session: str) -> None:
+        if not SESSION_NAME.fullmatch(session):
+            raise StoreClosedError(f"not the name of a session: {session!r}", store=url)
+        self._store = url
+        self._name = session
+        self._closed = False
+        with translated(url):
+            self._handle = kvs.open(url)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "owner" if self.owner else "joined"
+        return f"<{type(self).__name__} {self._store} session {self._name} ({state})>"
+
+    @property
+    def session(self) -> str:
+        """Name of the session."""
+        return self._name
+
+    @property
+    @abstractmethod
+    def owner(self) -> bool:
+        """Whether closing this connector ends the session."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Let go of the session; end it if nobody else holds it."""
+
+    def close(self) -> None:
+        """End the session if this connector owns it, else just let go of it."""
+        if self._closed:
+            return
+        try:
+            with translated(self._store):
+                self._end()
+        finally:
+            self._closed = True
+            self._handle.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def new_key(self, obj: Buffer | None = None) -> KVSKey:
+        """Return a key under which nothing is stored yet; `obj` is not looked at."""
+        return KVSKey(self._name, new_name(14))
+
+    def put(self, obj: Buffer) -> KVSKey:
+        """Store an object and return its key.
+
+        Raises
+        ------
+        StoreFullError
+            If there is no room; nothing is left behind.
+        StoreClosedError
+            If the session has ended.
+        """
+        return self.put_frames([obj])
+
+    def put_frames(self, frames: Sequence[Buffer]) -> KVSKey:
+        """Store the pieces as one object and return its key."""
+        key = self.new_key()
+        self._write({key: flat(frames)})
+        return key
+
+    def put_batch(self, objs: Sequence[Buffer]) -> list[KVSKey]:
+        """Store several objects in one commit: all of them or none."""
+        objects = {self.new_key(): flat([obj]) for obj in objs}
+        self._write(objects)
+        return list(objects)
+
+    def set(self, key: KVSKey, obj: Buffer) -> None:
+        """Store an object under a key made by `new_key`, replacing one that is there."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: KVSKey, frames: Sequence[Buffer]) -> None:
+        """Store the pieces as one object under a key."""
+        self._locate(key)
+        self._write({key: flat(frames)})
+
+    def _write(self, objects: dict[KVSKey, list[memoryview]]) -> None:
+        self._check_open()
+        for session in {key.session for key in objects}:
+            mine = {key: pieces for key, pieces in objects.items() if key.session == session}
+            first = next(iter(mine))
+            with (
+                translated(self._store, first),
+                kvs.KVSTxn(self._handle, namespace=namespace_of(session)) as transaction,
+            ):
+                for key, pieces in mine.items():
+                    self._stage(transaction, key, pieces)
+
+    def _stage(self, transaction: kvs.KVSTxn, key: KVSKey, pieces: list[memoryview]) -> None:
+        nbytes = sum(piece.nbytes for piece in pieces)
+        head = _HEAD.pack(time.time(), nbytes)
+        if nbytes <= self.part:
+            transaction.put_parts(_object(key), [head, *pieces])
+            return
+        transaction.unlink(_parts(key))
+        for number, part in enumerate(cut(pieces, self.part)):
+            transaction.put_parts(f"{_parts(key)}.{number}", part)
+        transaction.put_parts(_object(key), [head])
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def get(self, key: KVSKey) -> memoryview | None:
+        """Return the object in memory of the caller's own, or None if it is missing."""
+        return self.get_fresh(key)
+
+    def get_fresh(self, key: KVSKey) -> memoryview | None:
+        """Return the object in memory of the caller's own, or None if it is missing."""
+        self._locate(key)
+        where, names = namespace_of(key.session), split(_object(key))
+        with translated(self._store, key):
+            while True:
+                state = self._state(where, names)
+                if state is None:
+                    return None
+                data = self._read(key, state.size)
+                # What is read in several steps counts only if it is still what it was.
+                after = self._state(where, names)
+                if after is not None and after.mark == state.mark:
+                    return data
+
+    def _state(self, namespace: str, names: Any) -> Any:
+        try:
+            return self._handle.backend.state(namespace, names)
+        except kvs.NamespaceError:
+            # The session has ended, and its objects with it.
+            return None
+
+    def _read(self, key: KVSKey, size: int) -> memoryview:
+        where = namespace_of(key.session)
+        head = bytearray(_HEAD.size)
+        if size < len(head):
+            raise self._damaged(key)
+        try:
+            kvs.readinto(self._handle, _object(key), head, namespace=where)
+            _, nbytes = _HEAD.unpack(head)
+            whole = new_memory(nbytes)
+            if size == len(head) + nbytes:
+                kvs.readinto(self._handle, _object(key), whole, len(head), where)
+                return whole
+            for number, at in enumerate(range(0, nbytes, self.part)):
+                target = whole[at : at + self.part]
+                kvs.readinto(self._handle, f"{_parts(key)}.{number}", target, namespace=where)
+        except kvs.KeyNotFoundError:
+            # Evicted in the midst of it, which the caller will notice.
+            return memoryview(b"")
+        return whole
+
+    def _damaged(self, key: KVSKey) -> CorruptObjectError:
+        return CorruptObjectError(
+            "something else has written to this object's values", store=self._store, key=key
+        )
+
+    def get_batch(self, keys: Sequence[KVSKey]) -> list[memoryview | None]:
+        """Return several objects in the order of their keys, None for each missing one."""
+        for key in keys:
+            self._locate(key)
+        found: dict[KVSKey, memoryview | None] = {}
+        for session in {key.session for key in keys}:
+            mine = [key for key in keys if key.session == session]
+            with translated(self._store, mine[0]):
+                values = self._values(namespace_of(session), [_object(key) for key in mine])
+            for key, value in zip(mine, values, strict=True):
+                found[key] = self._whole(key, value)
+        return [found[key] for key in keys]
+
+    def _values(self, namespace: str, names: list[str]) -> list[Any]:
+        try:
+            return kvs.get_many(self._handle, names, namespace, raw=True)
+        except kvs.NamespaceError:
+            return [kvs.MISSING] * len(names)
+
+    def _whole(self, key: KVSKey, value: Any) -> memoryview | None:
+        if value is kvs.MISSING:
+            return None
+        if len(value) < _HEAD.size:
+            raise self._damaged(key)
+        _, nbytes = _HEAD.unpack_from(value)
+        if len(value) == _HEAD.size + nbytes:
+            return memoryview(bytearray(memoryview(value)[_HEAD.size :]))
+        return self.get_fresh(key)
+
+    def exists(self, key: KVSKey) -> bool:
+        """Return whether an object is stored under the key."""
+        self._locate(key)
+        with translated(self._store, key):
+            return self._state(namespace_of(key.session), split(_object(key))) is not None
+
+    def wait(self, key: KVSKey, timeout: float | None = None) -> bool:
+        """Return True once the object exists, False when `timeout` seconds are over.
+
+        Raises
+        ------
+        StoreClosedError
+            If the session ends while waiting: the object cannot come any more.
+        """
+        self._locate(key)
+        where, names = namespace_of(key.session), split(_object(key))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with translated(self._store, key), self._handle.backend.watch(where, names) as watcher:
+            # Not `_state`: a session that has ended ends the waiting.
+            while self._handle.backend.state(where, names) is None:
+                self._check_open()
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return False
+                watcher.wait(remaining)
+        return True
+
+    # -- removing ------------------------------------------------------------------------------
+
+    def evict(self, key: KVSKey) -> None:
+        """Remove the object; removing a missing one is no error."""
+        self._locate(key)
+        with translated(self._store, key):
+            transaction = kvs.KVSTxn(self._handle, namespace=namespace_of(key.session))
+            transaction.unlink(_object(key))
+            transaction.unlink(_parts(key))
+            try:
+                transaction.commit()
+            except kvs.NamespaceError:
+                # The session has ended, and the object with it.
+                return
+
+    def scan(self) -> Iterator[StoredObject]:
+        """Yield every object of the session, in no order."""
+        self._check_open()
+        where = namespace_of(self._name)
+        with translated(self._store):
+            try:
+                names = list(kvs.get_dir(self._handle, "o", where))
+            except kvs.KeyNotFoundError:
+                return
+        for name in names:
+            head = bytearray(_HEAD.size)
+            with translated(self._store):
+                try:
+                    kvs.readinto(self._handle, f"o.{name}", head, namespace=where)
+                except kvs.KeyNotFoundError:
+                    continue
+            modified, nbytes = _HEAD.unpack(head)
+            yield StoredObject(KVSKey(self._name, name), nbytes, modified)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def _locate(self, key: KVSKey) -> None:
+        self._check_open()
+        if not (
+            isinstance(key, tuple)
+            and len(key) == 2
+            and all(isinstance(part, str) for part in key)
+            and SESSION_NAME.fullmatch(key[0])
+            and _NAME.fullmatch(key[1])
+        ):
+            raise InvalidKeyError("not a key of this store", store=self._store, key=key)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store has been closed", store=self._store)
+
+    def _check_session(self) -> None:
+        if self._name not in sessions_in(self._handle):
+            raise StoreClosedError(
+                f"session {self._name} has ended",
+                store=self._store,
+                remedy="keep the store open while proxies are in use",
+            )
+
+
+def _object(key: KVSKey) -> str:
+    return f"o.{key.name}"
+
+
+def _parts(key: KVSKey) -> str:
+    return f"p.{key.name}"
