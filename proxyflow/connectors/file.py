@@ -12,8 +12,6 @@ import contextlib
 import errno
 import os
 import stat
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,10 +26,13 @@ from proxyflow.connectors.filekey import (
     not_an_object,
     split_key,
 )
+from proxyflow.connectors.others import OtherSessions
 from proxyflow.connectors.protocol import Buffer, StoredObject
+from proxyflow.connectors.root import as_directory, check_local
 from proxyflow.connectors.session import SessionDirectory, SessionHold
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
+from proxyflow.connectors.waiting import wait_in
 from proxyflow.errors import (
     ConfigError,
     StoreClosedError,
@@ -39,18 +40,15 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
-from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
 from proxyflow.storage.fileio import Descriptor
-from proxyflow.storage.watch import DirectoryWatch
 
 __all__ = ["FileConnector", "FileKey"]
 
 # Below this size reading into fresh memory is faster than setting up and tearing down a mapping.
 _MAP_FROM = 64 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Of how many other sessions the directories are kept open.
-_OTHERS = 16
+_OPTIONS = frozenset({"durable", "spill", "clear"})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -106,24 +104,19 @@ class FileConnector:
         durable: bool = False,
         spill: str | None = None,
     ) -> None:
-        self.store_dir = _as_directory(store_dir)
+        self.store_dir = as_directory(store_dir)
         self.clear = clear
         self.durable = durable
-        self.spill = None if spill is None else _as_directory(spill)
+        self.spill = None if spill is None else as_directory(spill)
         if self.spill == self.store_dir:
             raise ConfigError(f"the spill directory is the store's own: {self.spill}")
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
         self._directories = self._open_directories(roots, session)
         self._name = self._directories[0].name
         self._make_key = KeyMaker(self._name)
-        self._others: dict[str, list[SessionDirectory]] = {}
-        self.renew_after_fork()
-        renew_in_child(self)
-
-    def renew_after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent may hold."""
-        # Re-entrant: the garbage collector may evict something in the midst of it.
-        self._lock = threading.RLock()
+        self._others = OtherSessions(
+            lambda name: [SessionDirectory.join(root, name) for root in roots]
+        )
 
     def _open_directories(self, roots: list[str], session: str | None) -> list[SessionDirectory]:
         if session is not None:
@@ -149,7 +142,7 @@ class FileConnector:
     @classmethod
     def from_url(cls, url: StoreURL) -> FileConnector:
         """Return the connector that ``file:///directory?durable=1&spill=/second#session`` names."""
-        _check_url(url)
+        check_local(url, _OPTIONS)
         return cls(
             url.path,
             url.flag("clear", True),
@@ -176,7 +169,7 @@ class FileConnector:
     @staticmethod
     def sweep_url(url: StoreURL) -> list[str]:
         """Remove what dead owners left in the directories `url` names; opens no session."""
-        _check_url(url)
+        check_local(url, _OPTIONS)
         roots = [url.path, *filter(None, [url.options.get("spill")])]
         return sorted({name for root in roots for name in sweep(root)})
 
@@ -364,17 +357,13 @@ class FileConnector:
         """
         path = os.path.join(self.store_dir, split_key(key, self.store_dir)[0])
         self._locate(key)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with DirectoryWatch(path) as watch:
-            while not self.exists(key):
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
-                    return False
-                self._check_open()
-                if not os.path.isdir(path):
-                    raise ended(self.store_dir, key)
-                watch.wait(remaining)
-        return True
+
+        def check_possible() -> None:
+            self._check_open()
+            if not os.path.isdir(path):
+                raise ended(self.store_dir, key)
+
+        return wait_in(path, lambda: self.exists(key), check_possible, timeout)
 
     def _open(self, key: FileKey) -> int | None:
         """Open the object's file, wherever it stands; None if it is missing."""
@@ -434,8 +423,7 @@ class FileConnector:
             Whether the owner removes the objects; overrides what the connector was made with.
         """
         clear = self.clear if clear is None else clear
-        with self._lock:
-            others, self._others = list(self._others.values()), {}
+        others = self._others.take_all()
         for directory in [*self._directories, *(d for opened in others for d in opened)]:
             directory.close(remove=clear)
 
@@ -454,25 +442,12 @@ class FileConnector:
         directories = self._directories
         if session != self._name:
             try:
-                directories = self._join(session)
+                directories = self._others.get(session)
             except StoreClosedError:
                 if missing_ok:
                     return [], name
                 raise
         return [directory.opened() for directory in directories], name
-
-    def _join(self, session: str) -> list[SessionDirectory]:
-        """Return the directories of another session of the same store."""
-        with self._lock:
-            opened = self._others.get(session)
-            if opened is None:
-                if len(self._others) >= _OTHERS:
-                    # Not closed: another thread may be reading from it. It goes when nobody does.
-                    del self._others[next(iter(self._others))]
-                roots = [directory.root for directory in self._directories]
-                opened = [SessionDirectory.join(root, session) for root in roots]
-                self._others[session] = opened
-            return opened
 
     def _check_open(self) -> None:
         if self._closed:
@@ -485,19 +460,3 @@ class FileConnector:
         if not os.path.isdir(os.path.join(self.store_dir, split_key(key, self.store_dir)[0])):
             return ended(self.store_dir, key)
         return failure(error, self.store_dir, key)
-
-
-def _as_directory(path: str) -> str:
-    name = os.fspath(path)
-    if not name or "\0" in name:
-        raise ConfigError(f"not the name of a directory: {name!r}")
-    return os.path.abspath(name)
-
-
-def _check_url(url: StoreURL) -> None:
-    url.check_options(frozenset({"durable", "spill", "clear"}))
-    if url.authority not in ("", "localhost") or not url.path:
-        raise ConfigError(
-            f"{url} does not name a directory of this host",
-            remedy="write three slashes: file:///directory",
-        )
