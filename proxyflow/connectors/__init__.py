@@ -28,6 +28,7 @@ class _Entry(NamedTuple):
 
 _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
+    "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
 }
 
