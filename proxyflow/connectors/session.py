@@ -398,7 +398,10 @@ def _remove_tree(path: str, parent: int | None, fd: int) -> bool:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            # A process of the run stored one more object in between.
+            # A process of the run stored one more object in between; unless somebody has put
+            # another directory in the place of this one.
+            if not os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=parent)):
+                raise
         else:
             return True
     return False
