@@ -457,6 +457,15 @@ def test_a_closed_stream_says_so(stream: Stream) -> None:
     assert "closed" in repr(stream)
 
 
+def test_closing_a_stream_ends_waiting_for_it(stream: Stream) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(stream.claim)
+        while not stream.groups:
+            time.sleep(0)
+        stream.close()
+        assert isinstance(waiting.exception(LONG), StoreClosedError)
+
+
 def test_a_consumer_is_told_when_the_session_ends(tmp_path: Path) -> None:
     store = Store(f"maildir://{tmp_path}/store")
     joined = Store.from_config(store.config())

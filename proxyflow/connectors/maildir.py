@@ -2,12 +2,13 @@
 
 Each session is a `FileStore <proxyflow.storage.maildir.FileStore>`, and each object a message that
 waits in it: :attr:`MaildirConnector.queue`. An object is read wherever it stands, also while
-somebody has claimed it. Topics, which carry streams, lie beside it::
+somebody has claimed it. Streams lie beside it::
 
     ROOT/
       k3v5qa2mbx/           one session, see session.py
         tmp/ new/ cur/      its objects
         streams/NAME/       its topics, see storage/maildir/topic.py
+        streamed/           the objects of its topics, see maildirtopic.py
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any, TypeVar
 from proxyflow.connectors.filekey import closed, ended
 from proxyflow.connectors.maildirkey import (
     OBJECT_NAME,
+    STREAMED,
     MaildirKey,
     MaildirKeySeries,
     new_key,
     reported,
     split,
 )
-from proxyflow.connectors.maildirtopic import MaildirTopic
+from proxyflow.connectors.maildirtopic import MaildirTopic, streamed_objects
 from proxyflow.connectors.others import OtherSessions
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.root import as_directory, check_local
@@ -34,7 +36,12 @@ from proxyflow.connectors.session import SessionDirectory, SessionHold
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
 from proxyflow.connectors.waiting import wait_in
-from proxyflow.errors import ConfigError, StoreClosedError, StoreUnreachableError
+from proxyflow.errors import (
+    ConfigError,
+    InvalidKeyError,
+    StoreClosedError,
+    StoreUnreachableError,
+)
 from proxyflow.storage.maildir import FileStore
 
 __all__ = ["MaildirConnector", "MaildirKey"]
@@ -45,15 +52,29 @@ _OPTIONS = frozenset({"durable", "clear"})
 
 
 class _Session:
-    """A session's directory, and the queue in it."""
+    """A session's directory, the queue in it, and what its streams carry."""
 
     def __init__(self, directory: SessionDirectory, durable: bool) -> None:
         self.directory = directory
         self.path = os.path.join(directory.root, directory.name)
         self.queue = FileStore(self.path, durable=durable, directory=directory.opened())
+        self._streamed: FileStore | None = None
+
+    @property
+    def streamed(self) -> FileStore | None:
+        """What streams carry; None if there have been none."""
+        if self._streamed is None:
+            self._streamed = streamed_objects(self.directory.opened(), self.path)
+        return self._streamed
+
+    def place_of(self, name: str) -> FileStore | None:
+        """Return where an object is if it is there."""
+        return self.streamed if name.startswith(STREAMED) else self.queue
 
     def close(self, *, remove: bool) -> None:
-        self.queue.close()
+        for place in (self.queue, self._streamed):
+            if place is not None:
+                place.close()
         self.directory.close(remove=remove)
 
 
@@ -258,6 +279,8 @@ class MaildirConnector:
     def set_frames(self, key: MaildirKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, without joining them."""
         session, name = self._locate(key)
+        if name.startswith(STREAMED):
+            raise InvalidKeyError("only a stream sets this", store=self.store_dir, key=key)
         with self._reported(key):
             session.queue.put(frames, name=name)
 
@@ -299,16 +322,18 @@ class MaildirConnector:
             if not os.path.isdir(session.path):
                 raise ended(self.store_dir, key)
 
+        # What a stream carries is there before its key is known.
         path = os.path.join(session.path, "new")
         return wait_in(path, lambda: self.exists(key), check_possible, timeout)
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
         with reported(self.store_dir, self.session):
-            for stored in self.queue.scan():
-                if OBJECT_NAME.fullmatch(stored.name):
-                    key = MaildirKey(f"{self.session}.{stored.name}")
-                    yield StoredObject(key, stored.nbytes, stored.modified)
+            for place in filter(None, (self.queue, self._own.streamed)):
+                for stored in place.scan():
+                    if OBJECT_NAME.fullmatch(stored.name):
+                        key = MaildirKey(f"{self.session}.{stored.name}")
+                        yield StoredObject(key, stored.nbytes, stored.modified)
 
     # -- removing ------------------------------------------------------------------------------
 
@@ -382,7 +407,8 @@ class MaildirConnector:
         try:
             session, name = self._locate(key)
             with self._reported(key):
-                return action(session.queue, name)
+                place = session.place_of(name)
+                return missing if place is None else action(place, name)
         except StoreClosedError:
             self._check_open()
             return missing

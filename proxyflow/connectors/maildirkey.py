@@ -27,10 +27,21 @@ from proxyflow.errors import (
 from proxyflow.storage import maildir
 from proxyflow.storage.maildir.names import unique_name
 
-__all__ = ["OBJECT_NAME", "MaildirKey", "MaildirKeySeries", "new_key", "reported", "split"]
+__all__ = [
+    "OBJECT_NAME",
+    "STREAMED",
+    "MaildirKey",
+    "MaildirKeySeries",
+    "new_key",
+    "reported",
+    "split",
+]
+
+# What an object's name begins with that belongs to a stream: it lies apart from the others.
+STREAMED = "s-"
 
 # What `unique_name` makes: it sorts by time, so that a session is a queue in order.
-OBJECT_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
+OBJECT_NAME = re.compile(rf"({STREAMED})?[0-9a-f]{{16}}-[0-9a-f]{{16}}")
 _KEY = re.compile(rf"({SESSION_NAME.pattern})\.({OBJECT_NAME.pattern})")
 
 # How a name answers that stands for a link, a socket or a directory.

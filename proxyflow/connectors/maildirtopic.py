@@ -1,6 +1,8 @@
 """Topics of maildir sessions: what streams are made of.
 
-The object lies with the others of the session, under the name of the message that announces it.
+An object lies in a store for those of all topics, under the name of the message that announces it.
+It is not among the session's others, as these are a queue: who claimed it there would take it away
+from the stream.
 """
 
 from __future__ import annotations
@@ -9,16 +11,42 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from proxyflow.connectors.maildirkey import MaildirKey, reported
+from proxyflow.connectors.maildirkey import STREAMED, MaildirKey, reported
 from proxyflow.connectors.protocol import Buffer
 from proxyflow.connectors.session import open_directory
 from proxyflow.storage import maildir
 from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.maildir.errors import io_errors
+from proxyflow.storage.maildir.sections import SECTIONS
+from proxyflow.storage.maildir.tree import make_tree
 
-__all__ = ["MaildirDelivery", "MaildirGroup", "MaildirTopic"]
+__all__ = ["MaildirDelivery", "MaildirGroup", "MaildirTopic", "streamed_objects"]
 
-_FOLDER = "streams"
+_TOPICS = "streams"
+_OBJECTS = "streamed"
+
+
+def streamed_objects(
+    directory: Descriptor, path: str, *, durable: bool = False
+) -> maildir.FileStore | None:
+    """Return the store of what topics carry; None if there have been no topics.
+
+    Parameters
+    ----------
+    directory
+        Descriptor of the session's directory.
+    path
+        Its path.
+    durable
+        Whether what is put there has reached the disk on return.
+    """
+    inner = os.path.join(path, _OBJECTS)
+    with io_errors("open the streams", store=path):
+        try:
+            fd = Descriptor(open_directory(_OBJECTS, directory.fd))
+        except FileNotFoundError:
+            return None
+    return maildir.FileStore(inner, durable=durable, directory=fd)
 
 
 class MaildirDelivery:
@@ -37,7 +65,7 @@ class MaildirDelivery:
     def __init__(self, delivery: maildir.Delivery, store: str, session: str) -> None:
         self._delivery = delivery
         self._store = store
-        self.key = MaildirKey(f"{session}.{delivery.name}")
+        self.key = MaildirKey(f"{session}.{STREAMED}{delivery.name}")
         self.note = delivery.data
 
     def ack(self) -> None:
@@ -119,15 +147,20 @@ class MaildirTopic:
         self._store = store
         self._session = session
         path = os.path.join(store, session)
-        self._objects = maildir.FileStore(path, durable=durable, directory=directory)
         with self._reported():
             with io_errors("make a topic", store=path, name=name):
+                objects = streamed_objects(directory, path, durable=durable)
+                if objects is None:
+                    make_tree(_OBJECTS, SECTIONS, directory.fd)
+                    objects = streamed_objects(directory, path, durable=durable)
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(_FOLDER, 0o700, dir_fd=directory.fd)
-                parent = Descriptor(open_directory(_FOLDER, directory.fd))
+                    os.mkdir(_TOPICS, 0o700, dir_fd=directory.fd)
+                parent = Descriptor(open_directory(_TOPICS, directory.fd))
+            assert objects is not None
+            self._objects = objects
             self._topic = maildir.Topic(
-                os.path.join(path, _FOLDER, name),
-                self._objects.discard,
+                os.path.join(path, _TOPICS, name),
+                lambda name: objects.discard(STREAMED + name),
                 durable=durable,
                 parent=parent,
             )
@@ -143,8 +176,8 @@ class MaildirTopic:
     def append(self, frames: Sequence[Buffer], note: bytes) -> MaildirKey:
         """Store an object and announce it to every group; if that fails, nothing is left."""
         with self._reported(), self._topic.appending(note) as name:
-            self._objects.put(frames, name=name)
-        return MaildirKey(f"{self._session}.{name}")
+            self._objects.put(frames, name=STREAMED + name)
+        return MaildirKey(f"{self._session}.{STREAMED}{name}")
 
     def wait_for_room(self, most: int, timeout: float | None = None) -> bool:
         """Return True once fewer than `most` objects are left or it ended, False if time is up."""

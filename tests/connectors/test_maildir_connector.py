@@ -81,6 +81,35 @@ def test_another_process_takes_objects_from_the_queue(connector: MaildirConnecto
     assert [connector.exists(key) for key in keys] == [False, False, True]
 
 
+def test_the_queue_leaves_alone_what_streams_carry(root: Path) -> None:
+    with Store(f"maildir://{root}") as store, store.stream("frames") as stream:
+        connector: Any = store.connector
+        stream.append("streamed")
+        key = store.put("stored")
+        assert connector.queue.counts() == {"tmp": 0, "new": 1, "cur": 0}
+        (streamed,) = {stored.key for stored in store.scan()} - {key}
+        assert store.get(streamed) == "streamed"
+        with pytest.raises(InvalidKeyError, match="only a stream"):
+            connector.set(streamed, b"x")
+        with Store.from_config(store.config()) as joined:
+            assert joined.get(streamed) == "streamed"
+            joined.evict(streamed)
+        assert not store.exists(streamed)
+        item = stream.claim()
+        assert item is not None
+        item.ack()
+
+
+def test_a_key_of_a_stream_finds_nothing_where_there_is_none(
+    connector: MaildirConnector,
+) -> None:
+    session, name = connector.new_key().name.split(".")
+    key = MaildirKey(f"{session}.s-{name}")
+    assert connector.get(key) is None
+    assert not connector.exists(key)
+    connector.evict(key)
+
+
 def test_evicting_a_claimed_object_ends_the_claim(connector: MaildirConnector) -> None:
     key = connector.put(b"x")
     message = connector.queue.claim()
@@ -243,7 +272,7 @@ def test_a_session_put_in_the_place_of_another_is_not_read(tmp_path: Path) -> No
     path_of(connector, key).write_bytes(b"wrong")
     assert connector.get(key) == b"right"
     connector.open_topic("frames").append([b"x"], b"")
-    assert not (session / "streams").exists()
+    assert not {"streams", "streamed"} & set(os.listdir(session))
     with pytest.raises(StoreUnreachableError, match="cannot end session"):
         connector.close()
     (other,) = tmp_path.rglob(path_of(connector, key).name)

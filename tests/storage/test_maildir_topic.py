@@ -375,6 +375,22 @@ def test_nothing_is_appended_after_the_end(topic: Topic, forgotten: Forgotten) -
     assert (len(forgotten), left(topic)) == (2, ["end"])
 
 
+def test_the_end_comes_where_there_is_no_room_to_wake_anybody(
+    topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = topic.subscribe("a")
+    topic.append(b"x")
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "mkdir", full)
+    topic.finish()
+    claim(group).ack()
+    assert group.wait(LONG)
+    assert group.is_finished()
+
+
 @pytest.mark.parametrize("group", [None, "a"])
 def test_the_end_wakes_who_waits(topic: Topic, group: str | None) -> None:
     if group:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxyflow.storage.fileio import Descriptor
-from proxyflow.storage.maildir.errors import ClaimLostError, io_errors
+from proxyflow.storage.maildir.errors import (
+    ClaimLostError,
+    StoreNotPreparedError,
+    io_errors,
+)
 from proxyflow.storage.maildir.message import Message
 from proxyflow.storage.maildir.names import unique_name
-from proxyflow.storage.maildir.sections import section_path
 from proxyflow.storage.maildir.stamp import unstamped
 from proxyflow.storage.maildir.store import FileStore
 
@@ -23,10 +27,12 @@ __all__ = ["Delivery", "Group", "Inbox", "wake"]
 
 def wake(directory: int) -> None:
     """Have those look again who wait for a change in a directory."""
-    # Something that is no message comes and goes.
+    # Something that is no message comes and goes. It may not where the disk is full or the
+    # directory gone: who waits looks again within a second in any case.
     name = f".wake-{unique_name()}"
-    os.mkdir(name, 0o700, dir_fd=directory)
-    os.rmdir(name, dir_fd=directory)
+    with contextlib.suppress(OSError):
+        os.mkdir(name, 0o700, dir_fd=directory)
+        os.rmdir(name, dir_fd=directory)
 
 
 class _Claims(NamedTuple):
@@ -46,9 +52,10 @@ class Inbox(FileStore):
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 directory = Descriptor(os.open(name, flags, dir_fd=groups.fd))
-            except FileNotFoundError:
-                # Says what is missing, and what to do.
-                return cls(os.path.join(path, name))._opened()
+            except FileNotFoundError as error:
+                raise StoreNotPreparedError(
+                    "there is no such group", store=path, name=name, number=errno.ENOENT
+                ) from error
         return cls(os.path.join(path, name), directory=directory)._opened()
 
     def _opened(self) -> Inbox:
@@ -194,8 +201,7 @@ class Group:
         self._topic.settle(name)
         if self._topic.ended:
             # Somebody may be waiting for just this.
-            with io_errors("wake consumers", store=section_path(self._inbox.path, "new")):
-                self._inbox.wake()
+            self._inbox.wake()
 
     def close(self) -> None:
         """Let go of the group's directories; deliveries in hand can still be acknowledged."""
