@@ -8,17 +8,13 @@ Delivery is at least once: who dies before it acknowledges has done nothing.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.streaming import Delivery, Group, Streaming, Topic
 from proxyflow.errors import (
-    ClaimLostError,
     ConfigError,
     StoreClosedError,
     UnsupportedError,
@@ -26,13 +22,12 @@ from proxyflow.errors import (
 )
 from proxyflow.facts import check_target, describe
 from proxyflow.proxy import Proxy, extract
+from proxyflow.streamitem import StreamItem
 
 if TYPE_CHECKING:
     from proxyflow.store import Store
 
 __all__ = ["Stream", "StreamItem"]
-
-T = TypeVar("T")
 
 DEFAULT_GROUP = "default"
 
@@ -42,100 +37,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 # How often a consumer looks for what dead ones have left (seconds); rarer where looking takes long.
 _RECOVERY = 1.0
 _RECOVERY_SHARE = 20
-
-
-class StreamItem(Generic[T]):
-    """An object of a stream in the hands of one consumer.
-
-    As a context manager it is acknowledged when the block succeeds and released when it raises,
-    unless the block did either itself.
-
-    Attributes
-    ----------
-    proxy : Proxy
-        Stands for the object; its bytes move when it is resolved, wherever that is. What has not
-        been resolved when the last group acknowledges the item cannot be resolved any more.
-    metadata : object
-        What the producer gave with the object.
-    """
-
-    __slots__ = ("_delivery", "_pid", "_settled", "_stream", "metadata", "proxy")
-
-    def __init__(self, stream: Stream, delivery: Delivery, proxy: Proxy[T], metadata: Any) -> None:
-        self._stream = stream
-        self._delivery = delivery
-        self._pid = os.getpid()
-        self._settled = False
-        self.proxy = proxy
-        self.metadata = metadata
-
-    @property
-    def key(self) -> Key:
-        """Key of the object in the store."""
-        return self._delivery.key
-
-    @property
-    def settled(self) -> bool:
-        """Whether it has been acknowledged or released, or is another process's to settle."""
-        return self._settled or self._pid != os.getpid()
-
-    def ack(self) -> None:
-        """Say that its work is done; the object is evicted when every group has said so.
-
-        Raises
-        ------
-        ClaimLostError
-            If that has been said, or the item was released or recovered.
-        """
-        self._settle(self._delivery.ack)
-
-    def release(self) -> None:
-        """Give it back, to be delivered again: to another consumer, or to this one.
-
-        Raises
-        ------
-        ClaimLostError
-            If it was acknowledged, released or recovered before.
-        """
-        self._settle(self._delivery.release)
-
-    def _settle(self, how: Any) -> None:
-        try:
-            how()
-        except ClaimLostError:
-            self._end()
-            raise
-        self._end()
-
-    def _end(self) -> None:
-        self._settled = True
-        self._stream._held.discard(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self.settled:
-            return
-        if kind is None:
-            self.ack()
-        else:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        # If the claim is over, it has been given back, which is what is wanted; if the session
-        # is, there is nobody left to want it.
-        with contextlib.suppress(ClaimLostError, StoreClosedError):
-            self.release()
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a stream item stays with the consumer that got it: send item.proxy, and acknowledge "
-            "the item where it is"
-        )
-
-    def __repr__(self) -> str:
-        return f"<StreamItem {self.key!r} of {self._stream!r}>"
 
 
 class Stream:
@@ -163,9 +64,9 @@ class Stream:
         How many objects there may be that some group has yet to acknowledge; while there are so
         many, `append` waits. Producers that append at the same moment may each add one more.
     lease
-        Seconds after which an item is given back though its consumer may be alive. Only needed
-        for consumers on several hosts; what a consumer on the same host had is given back when
-        its process ends.
+        Seconds after which an item is given back though its consumer may be alive, and an
+        `append` given up that has not ended. Only needed where several hosts share a store; what
+        a process on the same host had is given back when it ends.
 
     Raises
     ------
@@ -301,7 +202,7 @@ class Stream:
         while not self._topic.wait_for_room(self.maxsize, _time_left(deadline, _RECOVERY)):
             self._check_open()
             # A consumer may have died between its acknowledgement and what follows from it.
-            self._topic.recover()
+            self._topic.recover(self.lease)
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeoutError(
                     f"no room in stream {self.name!r} within {timeout:g} seconds: {self.maxsize} "
@@ -387,7 +288,7 @@ class Stream:
         Consumers do so by themselves, once a second.
         """
         self._check_open()
-        self._topic.recover()
+        self._topic.recover(self.lease)
         return self._join().recover(self.lease)
 
     def _recover_when_due(self, group: Group) -> None:
@@ -396,7 +297,7 @@ class Stream:
             return
         # Other threads of this stream leave it to this one.
         self._recover_at = began + _RECOVERY
-        self._topic.recover()
+        self._topic.recover(self.lease)
         group.recover(self.lease)
         now = time.monotonic()
         self._recover_at = now + max(_RECOVERY, _RECOVERY_SHARE * (now - began))
@@ -408,7 +309,7 @@ class Stream:
             delivery.release()
             raise
         proxy = self.store.proxy_from_key(delivery.key, facts=facts)
-        item = StreamItem[Any](self, delivery, proxy, metadata)
+        item = StreamItem[Any](delivery, proxy, metadata, self._held.discard)
         self._held.add(item)
         return item
 
@@ -469,7 +370,7 @@ class Stream:
         try:
             for item in list(self._held):
                 if not item.settled:
-                    item._give_back()
+                    item.give_back()
         finally:
             self._held.clear()
             self._topic.close()

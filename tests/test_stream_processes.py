@@ -127,21 +127,29 @@ def test_each_object_reaches_one_consumer_of_each_group(
     tmp_path: Path, kill_every: float | None
 ) -> None:
     """Four producers, two groups of two consumers each; also with consumers killed at random."""
-    count = 400 if kill_every else 1000
+    run_crowd(tmp_path, 400 if kill_every else 1000, kill_every, producers=4, consumers=2)
+
+
+@pytest.mark.soak
+def test_100_000_objects_survive_killed_consumers(tmp_path: Path) -> None:
+    run_crowd(tmp_path, 12_500, 0.05, producers=8, consumers=8)
+
+
+def run_crowd(
+    tmp_path: Path, count: int, kill_every: float | None, producers: int, consumers: int
+) -> None:
     killed = 0
     with Store(f"maildir://{tmp_path}/store") as store:
-        crowd = Crowd(store, tmp_path, producers=4, consumers=2)
+        crowd = Crowd(store, tmp_path, producers, consumers)
         crowd.produce(count)
-        deadline = time.monotonic() + LONG
         while any(process.is_alive() for process in crowd.producers):
-            assert time.monotonic() < deadline
             time.sleep(kill_every or 0.05)
             if kill_every:
                 crowd.kill_a_consumer()
                 killed += 1
         crowd.finish()
         assert {process.exitcode for process in crowd.producers} == {0}
-        crowd.check({f"{p}.{n}" for p in range(4) for n in range(count)}, killed)
+        crowd.check({f"{p}.{n}" for p in range(producers) for n in range(count)}, killed)
         assert bool(killed) == bool(kill_every)
 
 

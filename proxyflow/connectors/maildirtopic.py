@@ -207,10 +207,10 @@ class MaildirTopic:
     def __bool__(self) -> bool:
         return True
 
-    def recover(self) -> None:
+    def recover(self, lease: float | None = None) -> None:
         """Complete what producers and consumers had begun when they died."""
         with self._reported():
-            self._topic.recover()
+            self._topic.recover(lease)
 
     def close(self) -> None:
         """Let go of it."""

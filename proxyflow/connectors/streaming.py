@@ -106,8 +106,8 @@ class Topic(Protocol):
         """Return how many objects some group has yet to acknowledge."""
         ...
 
-    def recover(self) -> None:
-        """Complete what producers and consumers had begun when they died."""
+    def recover(self, lease: float | None = None) -> None:
+        """Complete what those had begun who died, or did not end it within `lease` seconds."""
         ...
 
     def close(self) -> None:

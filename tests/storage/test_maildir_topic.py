@@ -584,6 +584,22 @@ def test_what_the_living_are_appending_is_left_alone(topic: Topic, forgotten: Fo
     assert drain(group) == [b"x"]
 
 
+def test_a_lease_ends_what_is_on_its_way(topic: Topic, forgotten: Forgotten) -> None:
+    """Of a producer on another host nobody here can know whether it is alive."""
+    group = topic.subscribe("a")
+
+    def append_slowly() -> None:
+        with topic.appending(b"x"):
+            topic.recover(lease=3600)
+            assert topic.is_on_its_way()
+            topic.recover(lease=0)
+            assert not topic.is_on_its_way()
+
+    with pytest.raises(StoreIOError):
+        append_slowly()
+    assert (group.claim(), left(topic), len(forgotten)) == (None, [], 1)
+
+
 def test_a_killed_consumers_messages_come_back(topic: Topic) -> None:
     names = [topic.append(b"") for _ in range(3)]
     group = topic.subscribe("a")

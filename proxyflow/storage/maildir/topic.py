@@ -314,16 +314,23 @@ class Topic:
             # They may have been done with it before it had its name.
             self.settle(name)
 
-    def recover(self) -> None:
+    def recover(self, lease: float | None = None) -> None:
         """Complete what killed processes have begun; any process may do so any time.
 
         What a killed producer was appending reaches no group, or the groups it has reached.
+
+        Parameters
+        ----------
+        lease
+            Seconds after which a producer counts as dead that has begun to append and not ended;
+            for producers on other hosts, of which that cannot be known. A living one has its
+            `append` fail.
         """
         for entry in self._entries():
             split = unstamped(entry)
             if split is None:
                 self.settle(entry)
-            elif split[1].is_dead():
+            elif split[1].is_dead() or (lease is not None and split[1].age >= lease):
                 self._conclude(entry, split[0])
 
     def close(self) -> None:
