@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
-from proxyflow.factory import StoreFactory
+from proxyflow.factory import Loan
 from proxyflow.facts import describe
 from proxyflow.lifetime import References
 from proxyflow.nesting import Replacement, Restoration
@@ -27,6 +27,7 @@ __all__ = [
     "Received",
     "Resolve",
     "Sent",
+    "call",
     "check_resolve",
     "receive",
     "restores",
@@ -52,15 +53,6 @@ def check_resolve(value: str) -> Resolve:
 # -- the way out -------------------------------------------------------------------------------
 
 
-class Loan(StoreFactory):
-    """Gets an object that a task has been lent: it is evicted when the task is done."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Loan, (self.recipe, self.key))
-
-
 def _end(proxy: Proxy[Any]) -> Any:
     """Return what may outlive the task: the object instead of a loan, any other proxy as it is."""
     return extract(proxy) if type(get_factory(proxy)) is Loan else proxy
@@ -83,10 +75,24 @@ def send(
     policy: Policy,
     references: References,
     store: Store,
+    *,
+    proxies: bool = True,
 ) -> Sent:
     """Replace the large values in the arguments of one call.
 
     Not needed for arguments that are plainly small (:func:`~proxyflow.nesting.all_small`).
+
+    Parameters
+    ----------
+    args, kwargs
+        The arguments.
+    policy
+        What is large.
+    references, store
+        Where that goes.
+    proxies
+        Whether the task may receive proxies. If not, loans travel bare, which is faster.
+
 
     When the store is full, what does not fit any more travels by value, with a warning: a slow
     task is worth more than none.
@@ -100,7 +106,8 @@ def send(
             warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=4)
             return value
         keys.append(key)
-        return Proxy(Loan(store.recipe, key), describe(value, hashed=False))
+        loan = Loan(store.recipe, key)
+        return Proxy(loan, describe(value, hashed=False)) if proxies else loan
 
     replacement = Replacement(policy, replace)
     try:
@@ -109,7 +116,7 @@ def send(
     except BaseException:
         references.release(keys)
         raise
-    return Sent(new_args, new_kwargs, keys, replacement.proxies)
+    return Sent(new_args, new_kwargs, keys, bool(keys) or replacement.proxies)
 
 
 # -- the way in --------------------------------------------------------------------------------
@@ -166,14 +173,38 @@ class Call:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
-        lent = False
-        if self.resolve is not None:
-            args, kwargs, lent = receive(self.function, args, kwargs, self.resolve)
-        result = self.function(*args, **kwargs)
-        if lent:
-            # A task may hand on what it was lent; the loan ends with the task.
-            result = Restoration(_end).apply(result)
-        return result if self.results is None else self.results.send(result, self.ticket)
+        return _run(self.function, self.resolve, self.results, self.ticket, args, kwargs)
+
+
+def call(
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    results: bytes | None,
+    ticket: Ticket,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run a task, like a :class:`Call` of it: for executors that do not care for its name."""
+    found = None if results is None else Results.load(results)
+    return _run(function, resolve, found, ticket, args, kwargs)
+
+
+def _run(
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    results: Results | None,
+    ticket: Ticket,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    lent = False
+    if resolve is not None:
+        args, kwargs, lent = receive(function, args, kwargs, resolve)
+    result = function(*args, **kwargs)
+    if lent:
+        # A task may hand on what it was lent; the loan ends with the task.
+        result = Restoration(_end).apply(result)
+    return result if results is None else results.send(result, ticket)
 
 
 def _load_call(

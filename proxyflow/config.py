@@ -12,7 +12,8 @@ import shutil
 import tempfile
 from typing import Any
 
-from proxyflow.connectors.session import is_private, new_name
+from proxyflow.connectors.root import in_memory
+from proxyflow.connectors.session import private_directory
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreUnreachableError
@@ -62,12 +63,11 @@ def default_url(*, everywhere: bool = False) -> StoreURL:
     configured = _configured("PROXYFLOW_STORE", "store")
     if configured is not None:
         return StoreURL.parse(str(configured))
-    name = f"proxyflow-{os.geteuid()}"
-    disk = _private_directory(tempfile.gettempdir(), name)
-    memory = _private_directory(_SHARED_MEMORY, name)
+    disk = private_directory(tempfile.gettempdir())
+    memory = private_directory(_SHARED_MEMORY)
     if disk == memory or not (everywhere or _has_room(_SHARED_MEMORY, memory)):
         return StoreURL("file", path=disk)
-    return StoreURL("file", path=memory, options={"spill": disk})
+    return StoreURL("shm", path=memory, options={"spill": disk})
 
 
 def default_threshold() -> int:
@@ -118,6 +118,8 @@ def _file_settings() -> dict[str, Any]:
 
 
 def _has_room(file_system: str, directory: str) -> bool:
+    if not os.path.isdir(file_system) or not in_memory(file_system):
+        return False
     if _free(file_system) < _ROOM:
         # What fills it may be what a killed run of ours left.
         with contextlib.suppress(StoreUnreachableError):
@@ -130,9 +132,3 @@ def _free(file_system: str) -> int:
     if not os.access(file_system, os.W_OK):
         return 0
     return shutil.disk_usage(file_system).free
-
-
-def _private_directory(parent: str, name: str) -> str:
-    """Return a path in a directory everybody may write to, where nobody else could sit already."""
-    path = os.path.join(parent, name)
-    return path if is_private(path) else f"{path}-{new_name(8)}"

@@ -112,8 +112,8 @@ class ProxiedFunction(Generic[P, T]):
         target = _as_executor(executor)
         submitter = self._open()
         if shares_memory(target):
-            return submitter.submit_shared(target.submit, self, args, kwargs)
-        return submitter.submit(target.submit, self, args, kwargs)
+            return submitter.submit_shared(target, self, args, kwargs)
+        return submitter.submit(target, self, args, kwargs)
 
     def map(
         self,
@@ -151,7 +151,7 @@ class ProxiedFunction(Generic[P, T]):
         if shares_memory(target):
             return target.map(self, *iterables, timeout=timeout, chunksize=chunksize)
         return self._open().map(
-            target.submit,
+            target,
             self,
             iterables,
             timeout=timeout,

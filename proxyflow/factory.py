@@ -9,7 +9,7 @@ from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ObjectNotFoundError, WaitTimeoutError
 from proxyflow.recipe import Recipe
 
-__all__ = ["StoreFactory", "WaitingFactory"]
+__all__ = ["Loan", "StoreFactory", "WaitingFactory"]
 
 _MISSING = object()
 
@@ -56,6 +56,18 @@ class StoreFactory:
 
     def __hash__(self) -> int:
         return hash((self.recipe, self.key))
+
+
+class Loan(StoreFactory):
+    """Gets an object that a task has been lent: it is evicted when the task is done.
+
+    It travels in a proxy where the task may receive that, and by itself where it will not.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Loan, (self.recipe, self.key))
 
 
 class WaitingFactory(StoreFactory):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxyflow.estimate import DEPTH, Estimator, estimate_size, estimator
+from proxyflow.factory import Loan
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy
 
@@ -277,7 +278,7 @@ class Replacement:
 
 
 class Restoration:
-    """Puts the targets of proxies in their place: in all arguments of one call.
+    """Puts the targets of proxies and loans in their place: in all arguments of one call.
 
     Parameters
     ----------
@@ -307,6 +308,8 @@ class Restoration:
     def _visit(self, value: Any, depth: int) -> Any:
         if isinstance(value, Proxy):
             return self._target(value)
+        if type(value) is Loan:
+            return self._redeem(value)
         container = _container(type(value)) if depth > 0 else None
         if container is None:
             return value
@@ -325,6 +328,13 @@ class Restoration:
         restored = value if _same(values, new) else container.rebuild(value, new)
         self._new[id(value)] = value, restored
         return restored
+
+    def _redeem(self, loan: Loan) -> Any:
+        # What was one object in two places is one loan, and one object again.
+        known = self._new.get(id(loan))
+        if known is None:
+            known = self._new[id(loan)] = loan, loan()
+        return known[1]
 
 
 def contains_proxy(value: Any) -> bool:

@@ -9,12 +9,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from itertools import islice
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from proxyflow.boundary import Call, Resolve, check_resolve, restores, send
+from proxyflow.annotations import NONE_LAZY, lazy_parameters
+from proxyflow.boundary import Call, Resolve, call, check_resolve, restores, send
 from proxyflow.connectors.protocol import Key
 from proxyflow.nesting import all_small, contains_proxy
 from proxyflow.policy import Policy
@@ -24,8 +32,6 @@ from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
 
 __all__ = ["Submitter", "shares_memory", "worker_count"]
-
-Submit: TypeAlias = Callable[..., "Future[Any]"]
 
 
 def shares_memory(executor: Executor) -> bool:
@@ -74,26 +80,26 @@ class Submitter:
         self._closing = False
 
     def submit(
-        self, submit: Submit, function: Callable[..., Any], args: Any, kwargs: Any
+        self, executor: Executor, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Future[Any]:
         """Submit one call.
 
         Parameters
         ----------
-        submit
-            The executor's own ``submit``.
+        executor
+            What runs it.
         function, args, kwargs
             The call.
         """
-        return self._submit(submit, function, self.resolve, args, kwargs)[0]
+        return self._submit(executor, function, self.resolve, args, kwargs)[0]
 
     def submit_shared(
-        self, submit: Submit, function: Callable[..., Any], args: Any, kwargs: Any
+        self, executor: Executor, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Future[Any]:
         """Submit one call to an executor of this process: values are handed over as they are."""
         if contains_proxy((args, kwargs)):
             function = self.restoring(function)
-        return submit(function, *args, **kwargs)
+        return executor.submit(function, *args, **kwargs)
 
     def restoring(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that takes proxies where another one takes objects."""
@@ -103,7 +109,7 @@ class Submitter:
 
     def _submit(
         self,
-        submit: Submit,
+        executor: Executor,
         function: Callable[..., Any],
         resolve: Resolve | None,
         args: Any,
@@ -115,18 +121,31 @@ class Submitter:
         # Most arguments are small: for them a call should cost no more than this look.
         limit = self._limit
         if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
+            restoring = None if restores(function) else _resolve_for(function, resolve)
             args, kwargs, keys, proxies = send(
-                args, kwargs, self.policy, self.references, self.store
+                args,
+                kwargs,
+                self.policy,
+                self.references,
+                self.store,
+                proxies=restoring != "eager",
             )
-            restoring = resolve if proxies and not restores(function) else None
+            restoring = restoring if proxies else None
         ticketing = self._ticketing
+        results = None
         if ticketing is not None:
-            ticket = ticketing.issue()
-            function = Call(function, restoring, ticketing.results, ticket)
-        elif restoring is not None:
-            function = Call(function, restoring)
+            results, ticket = ticketing.results, ticketing.issue()
         try:
-            future = submit(function, *args, **kwargs)
+            if results is None and restoring is None:
+                future = executor.submit(function, *args, **kwargs)
+            elif type(executor) is ProcessPoolExecutor:
+                # A function and plain values: pickled several times as fast as an object.
+                pickled = None if results is None else results.pickled
+                future = executor.submit(call, function, restoring, pickled, ticket, args, kwargs)
+            else:
+                # By its name other executors list the task.
+                wrapped = Call(function, restoring, results, ticket)
+                future = executor.submit(wrapped, *args, **kwargs)
         except BaseException:
             self.references.release(keys)
             raise
@@ -181,7 +200,7 @@ class Submitter:
 
     def map(
         self,
-        submit: Submit,
+        executor: Executor,
         function: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
         *,
@@ -193,8 +212,8 @@ class Submitter:
 
         Parameters
         ----------
-        submit
-            The executor's own ``submit``.
+        executor
+            What runs it.
         function, iterables
             What to map over what.
         timeout
@@ -216,8 +235,8 @@ class Submitter:
             if not chunk:
                 return None
             if chunksize == 1:
-                return _Task(*self._submit(submit, function, self.resolve, chunk[0], {}))
-            return _Task(*self._submit(submit, run, None, (chunk,), {}))
+                return _Task(*self._submit(executor, function, self.resolve, chunk[0], {}))
+            return _Task(*self._submit(executor, run, None, (chunk,), {}))
 
         tasks = _Window(submit_next, window)
         tasks.fill()
@@ -247,6 +266,13 @@ class Submitter:
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
+
+
+def _resolve_for(function: Callable[..., Any], resolve: Resolve | None) -> Resolve | None:
+    """Return how to restore a call's arguments, in the plainest terms."""
+    if resolve == "auto" and lazy_parameters(function) is NONE_LAZY:
+        return "eager"
+    return resolve
 
 
 class _Chunk:

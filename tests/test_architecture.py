@@ -12,7 +12,12 @@ ROOT = Path(__file__).parents[1]
 INTEGRATIONS = ("proxyflow_futures", "proxyflow_dask")
 
 # What everything above storage may use.
-FOUNDATION = ("proxyflow.errors", "proxyflow.periodic", "proxyflow.forking")
+FOUNDATION = (
+    "proxyflow.errors",
+    "proxyflow.forking",
+    "proxyflow.periodic",
+    "proxyflow.sizes",
+)
 
 # Which modules of ours the files of a folder may import.
 ALLOWED = {

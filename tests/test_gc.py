@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,15 +72,16 @@ def test_a_run_killed_in_the_midst_is_removed_and_its_neighbour_is_not(
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Stand in for /dev/shm and the temp directory of a host."""
     for variable in ("PROXYFLOW_STORE", "PROXYFLOW_CONFIG"):
         monkeypatch.delenv(variable, raising=False)
-    (tmp_path / "shm").mkdir(exist_ok=True)
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("proxyflow.config._SHARED_MEMORY", str(tmp_path / "shm"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    return tmp_path
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        (tmp_path / "shm").symlink_to(memory)
+        monkeypatch.setattr("proxyflow.config._SHARED_MEMORY", str(tmp_path / "shm"))
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        yield tmp_path
 
 
 def dead_session(root: Path) -> str:

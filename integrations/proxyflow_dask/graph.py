@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from dask.utils import funcname
 
-from proxyflow.boundary import Call, Loan, Resolve, restores
+from proxyflow.boundary import Call, Resolve, restores
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import StoreFullError
+from proxyflow.factory import Loan
 from proxyflow.facts import describe
 from proxyflow.nesting import Replacement
 from proxyflow.proxy import Proxy, extract

@@ -6,8 +6,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from proxyflow.boundary import Loan, Resolve, receive
+from proxyflow.boundary import Resolve, receive
 from proxyflow.connectors.protocol import Key
+from proxyflow.factory import Loan
 from proxyflow.nesting import Restoration
 from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve_async
 from proxyflow_dask.private import GraphNode, Task, TaskRef, dumps, loads

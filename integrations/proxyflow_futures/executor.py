@@ -84,8 +84,8 @@ class ProxyExecutor(Executor):
             If a large argument cannot be pickled.
         """
         if self._shared:
-            return self._submitter.submit_shared(self._executor.submit, fn, args, kwargs)
-        return self._submitter.submit(self._executor.submit, fn, args, kwargs)
+            return self._submitter.submit_shared(self._executor, fn, args, kwargs)
+        return self._submitter.submit(self._executor, fn, args, kwargs)
 
     def map(
         self,
@@ -104,7 +104,7 @@ class ProxyExecutor(Executor):
             fn = self._submitter.restoring(fn)
             return self._executor.map(fn, *iterables, timeout=timeout, chunksize=chunksize)
         return self._submitter.map(
-            self._executor.submit,
+            self._executor,
             fn,
             iterables,
             timeout=timeout,

@@ -30,6 +30,7 @@ _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
+    "shm": _Entry("proxyflow.connectors.shm:SharedMemoryConnector", None),
 }
 
 

@@ -26,9 +26,11 @@ from proxyflow.connectors.filekey import (
     not_an_object,
     split_key,
 )
+from proxyflow.connectors.objectfile import ObjectFile
 from proxyflow.connectors.others import OtherSessions
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.root import as_directory, check_local
+from proxyflow.connectors.recycling import Recycler, default_capacity
+from proxyflow.connectors.root import as_directory, check_local, in_memory
 from proxyflow.connectors.session import SessionDirectory, SessionHold
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
@@ -45,10 +47,8 @@ from proxyflow.storage.fileio import Descriptor
 
 __all__ = ["FileConnector", "FileKey"]
 
-# Below this size reading into fresh memory is faster than setting up and tearing down a mapping.
-_MAP_FROM = 64 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_OPTIONS = frozenset({"durable", "spill", "clear"})
+_OPTIONS = frozenset({"durable", "spill", "clear", "capacity"})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -70,6 +70,10 @@ class FileConnector:
         directory).
     spill
         A second directory, which takes what does not fit into the first.
+    capacity
+        How many bytes of removed objects to keep for the next ones, for a while: where the
+        directory is in memory, that spares them fresh pages. By default a quarter of what is free;
+        0 for none. A durable store keeps none, nor does one on a disk.
 
     Raises
     ------
@@ -95,6 +99,9 @@ class FileConnector:
     >>> directory.cleanup()
     """
 
+    scheme = "file"
+    """What its URLs begin with."""
+
     def __init__(
         self,
         store_dir: str,
@@ -103,6 +110,7 @@ class FileConnector:
         session: str | None = None,
         durable: bool = False,
         spill: str | None = None,
+        capacity: int | None = None,
     ) -> None:
         self.store_dir = as_directory(store_dir)
         self.clear = clear
@@ -113,10 +121,26 @@ class FileConnector:
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
         self._directories = self._open_directories(roots, session)
         self._name = self._directories[0].name
+        # What others write here may be recycled, whatever this connector does itself.
+        self._recycled = in_memory(self.store_dir)
+        self.capacity = capacity
+        self._recycler = self._make_recycler()
         self._make_key = KeyMaker(self._name)
         self._others = OtherSessions(
             lambda name: [SessionDirectory.join(root, name) for root in roots]
         )
+
+    def _make_recycler(self) -> Recycler | None:
+        if self.durable or not self._recycled or self.capacity == 0:
+            return None
+        capacity = self.capacity
+        if capacity is None:
+            capacity = default_capacity(self.store_dir)
+        return Recycler(self._directories[0].opened(), capacity)
+
+    def _recycler_of(self, directory: Descriptor) -> Recycler | None:
+        recycler = self._recycler
+        return recycler if recycler is not None and recycler.directory is directory else None
 
     def _open_directories(self, roots: list[str], session: str | None) -> list[SessionDirectory]:
         if session is not None:
@@ -149,6 +173,7 @@ class FileConnector:
             session=url.session,
             durable=url.flag("durable"),
             spill=url.options.get("spill"),
+            capacity=url.size("capacity"),
         )
 
     @staticmethod
@@ -166,8 +191,8 @@ class FileConnector:
             raise ConfigError(f"{url} names no session")
         return SessionHold([url.path, *filter(None, [url.options.get("spill")])], url.session)
 
-    @staticmethod
-    def sweep_url(url: StoreURL) -> list[str]:
+    @classmethod
+    def sweep_url(cls, url: StoreURL) -> list[str]:
         """Remove what dead owners left in the directories `url` names; opens no session."""
         check_local(url, _OPTIONS)
         roots = [url.path, *filter(None, [url.options.get("spill")])]
@@ -197,7 +222,9 @@ class FileConnector:
             options["durable"] = "1"
         if self.spill is not None:
             options["spill"] = self.spill
-        return str(StoreURL("file", "", self.store_dir, options, self.session))
+        if self.capacity is not None:
+            options["capacity"] = str(self.capacity)
+        return str(StoreURL(self.scheme, "", self.store_dir, options, self.session))
 
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to join this session."""
@@ -207,6 +234,7 @@ class FileConnector:
             "session": self.session,
             "durable": self.durable,
             "spill": self.spill,
+            "capacity": self.capacity,
         }
 
     @classmethod
@@ -281,33 +309,22 @@ class FileConnector:
         ) from full
 
     def _write(self, directory: Descriptor, name: str, frames: Sequence[Buffer]) -> None:
-        # The file has no name until it is complete: a writer that is killed or runs out of room
-        # leaves nothing, and a reader can never meet half an object.
-        fd = fileio.open_unnamed(directory.fd)
-        try:
-            fileio.write_frames(fd, frames)
-            if self.durable:
-                os.fsync(fd)
-            fileio.publish(fd, directory.fd, name)
-        except BaseException:
-            fileio.discard(fd, directory.fd)
-            raise
-        finally:
-            os.close(fd)
-        if self.durable:
-            os.fsync(directory.fd)
+        recycler = self._recycler_of(directory)
+        if recycler is None:
+            fileio.write_new(directory.fd, name, frames, durable=self.durable)
+        else:
+            recycler.write(name, frames)
 
     # -- reading -------------------------------------------------------------------------------
 
     def get(self, key: FileKey) -> bytes | None:
         """Return the object, or None if nothing is stored under the key."""
-        fd = self._open(key)
-        if fd is None:
-            return None
-        try:
-            return fileio.read(fd)
-        finally:
-            os.close(fd)
+        while (found := self._open(key)) is not None:
+            with found:
+                data = found.read()
+            if data is not None:
+                return data
+        return None
 
     def get_batch(self, keys: Sequence[FileKey]) -> list[bytes | None]:
         """Return several objects in the order of their keys, None for each missing one."""
@@ -319,20 +336,12 @@ class FileConnector:
         Small objects, and all of them while half of the descriptors this process may have open
         are mappings, are copied instead.
         """
-        fd = self._open(key)
-        if fd is None:
-            return None
-        try:
-            size = os.fstat(fd).st_size
-            if size >= _MAP_FROM:
-                view = fileio.mappings.map(fd, size)
-                if view is not None:
-                    return view
-            data = bytearray(size)
-            fileio.read_into(fd, memoryview(data))
-            return memoryview(data)
-        finally:
-            os.close(fd)
+        while (found := self._open(key)) is not None:
+            with found:
+                view = found.view()
+            if view is not None:
+                return view
+        return None
 
     def exists(self, key: FileKey) -> bool:
         """Return whether an object is stored under the key."""
@@ -365,7 +374,7 @@ class FileConnector:
 
         return wait_in(path, lambda: self.exists(key), check_possible, timeout)
 
-    def _open(self, key: FileKey) -> int | None:
+    def _open(self, key: FileKey) -> ObjectFile | None:
         """Open the object's file, wherever it stands; None if it is missing."""
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
@@ -375,10 +384,11 @@ class FileConnector:
                 continue
             except OSError as error:
                 raise self._unreachable(error, key) from error
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 raise not_an_object(self.store_dir, key)
-            return fd
+            return ObjectFile(fd, status, name, directory, recycled=self._recycled)
         return None
 
     # -- removing ------------------------------------------------------------------------------
@@ -391,7 +401,9 @@ class FileConnector:
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
             try:
-                os.unlink(name, dir_fd=directory.fd)
+                recycler = self._recycler_of(directory)
+                if recycler is None or not recycler.withdraw(name):
+                    os.unlink(name, dir_fd=directory.fd)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -423,6 +435,8 @@ class FileConnector:
             Whether the owner removes the objects; overrides what the connector was made with.
         """
         clear = self.clear if clear is None else clear
+        if self._recycler is not None:
+            self._recycler.close()
         others = self._others.take_all()
         for directory in [*self._directories, *(d for opened in others for d in opened)]:
             directory.close(remove=clear)

@@ -12,7 +12,7 @@ import os
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError
 
-__all__ = ["MARK", "as_directory", "check_local", "make_root", "remove_root"]
+__all__ = ["MARK", "as_directory", "check_local", "in_memory", "make_root", "remove_root"]
 
 MARK = ".made-by-proxyflow"
 
@@ -85,3 +85,15 @@ def remove_root(root: str) -> None:
 
 def _mark(root: str) -> None:
     os.close(os.open(os.path.join(root, MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def in_memory(directory: str) -> bool:
+    """Return whether a directory lies in a file system that is kept in memory (tmpfs)."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for mount in mounts:
+            # Field 3 is the device; the type follows the separator (see proc_pid_mountinfo(5)).
+            if mount.split(" ", 3)[2] == wanted:
+                return mount.partition(" - ")[2].startswith("tmpfs ")
+    return False

@@ -44,9 +44,9 @@ __all__ = [
     "SESSION_NAME",
     "SessionDirectory",
     "SessionHold",
-    "is_private",
     "new_name",
     "open_directory",
+    "private_directory",
     "remove_session",
     "unreachable",
 ]
@@ -438,7 +438,7 @@ def _is_nfs_remnant(name: str) -> bool:
     return name.startswith(".nfs")
 
 
-def is_private(path: str) -> bool:
+def _is_private(path: str) -> bool:
     """Return whether `path` is a directory of ours that nobody else may enter, or nothing yet."""
     try:
         status = os.lstat(path)
@@ -449,6 +449,12 @@ def is_private(path: str) -> bool:
         and status.st_uid == os.geteuid()
         and not status.st_mode & 0o077
     )
+
+
+def private_directory(parent: str) -> str:
+    """Return a path in a directory everybody may write to, where nobody else could sit already."""
+    path = os.path.join(parent, f"proxyflow-{os.geteuid()}")
+    return path if _is_private(path) else f"{path}-{new_name(8)}"
 
 
 def unreachable(what: str, root: str, error: OSError) -> StoreError:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from proxyflow.errors import ConfigError
+from proxyflow.sizes import parse_size
 
 __all__ = ["StoreURL"]
 
@@ -122,6 +123,25 @@ class StoreURL:
         if value.lower() in _FALSE:
             return False
         raise ConfigError(f"option {name}={value} of store URL {self} is neither yes nor no")
+
+    def size(self, name: str) -> int | None:
+        """Return an option that is a size, in bytes; None if it is not given.
+
+        Raises
+        ------
+        ConfigError
+            If it is no size.
+
+        Examples
+        --------
+        >>> StoreURL.parse("file:///dev/shm/run1?capacity=2MiB").size("capacity")
+        2097152
+        """
+        text = self.options.get(name)
+        try:
+            return None if text is None else parse_size(text)
+        except ValueError as error:
+            raise ConfigError(f"option {name} of store URL {self}: {error}") from error
 
     def check_options(self, known: frozenset[str]) -> None:
         """Refuse options that nobody reads: a misspelt one would be ignored silently.

@@ -23,6 +23,7 @@ __all__ = [
     "read",
     "read_into",
     "write_frames",
+    "write_new",
 ]
 
 _IOV_MAX = 1024
@@ -113,6 +114,44 @@ def _temporary_name() -> str:
     return f".tmp-{secrets.token_hex(8)}"
 
 
+def write_new(
+    directory: int,
+    name: str,
+    frames: Sequence[bytes | bytearray | memoryview],
+    *,
+    durable: bool = False,
+) -> None:
+    """Write a file that a reader sees all of or not at all, replacing what has its name.
+
+    It has no name until it is complete: a writer that is killed, or that runs out of room, leaves
+    nothing.
+
+    Parameters
+    ----------
+    directory
+        Descriptor of the directory.
+    name
+        Its name there.
+    frames
+        Its content, in pieces that are not joined.
+    durable
+        Whether it has reached the disk on return.
+    """
+    fd = open_unnamed(directory)
+    try:
+        write_frames(fd, frames)
+        if durable:
+            os.fsync(fd)
+        publish(fd, directory, name)
+    except BaseException:
+        discard(fd, directory)
+        raise
+    finally:
+        os.close(fd)
+    if durable:
+        os.fsync(directory)
+
+
 def write_frames(fd: int, frames: Sequence[bytes | bytearray | memoryview]) -> int:
     """Write pieces one after the other from the start of a file, without joining them.
 
@@ -185,15 +224,25 @@ class Mappings:
             return max(16, soft // 2) if soft != resource.RLIM_INFINITY else 1 << 30
         return self._limit
 
-    def map(self, fd: int, size: int) -> memoryview | None:
+    def map(self, fd: int, size: int, *, keep: bool = False) -> memoryview | None:
         """Map a file copy-on-write: writable, and private to the caller.
+
+        Parameters
+        ----------
+        fd
+            The file.
+        size
+            Its size.
+        keep
+            Whether a copy of the descriptor, and with it a lock, has to live as long as the
+            mapping.
 
         Returns
         -------
         memoryview or None
             None if too many mappings are alive.
         """
-        if sys.version_info >= (3, 13):
+        if sys.version_info >= (3, 13) and not keep:
             return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY, trackfd=False))
         if len(self._alive) >= self.limit:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from proxystore.connectors.local import LocalConnector
 from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.testing import ConnectorConformance
 
 
@@ -72,6 +74,18 @@ class TestDurableMaildirConnector(ConnectorConformance):
     @pytest.fixture
     def connector(self, tmp_path: Path) -> Iterator[MaildirConnector]:
         with MaildirConnector(str(tmp_path / "store"), durable=True) as connector:
+            yield connector
+
+
+class TestSharedMemoryConnector(ConnectorConformance):
+    connector_type = SharedMemoryConnector
+
+    @pytest.fixture
+    def connector(self) -> Iterator[FileConnector]:
+        with (
+            tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+            SharedMemoryConnector(f"{directory}/store") as connector,
+        ):
             yield connector
 
 

@@ -1,0 +1,96 @@
+"""One object's file, opened for reading: copied or mapped, and never something else's bytes."""
+
+from __future__ import annotations
+
+import os
+
+from proxyflow.storage import fileio
+from proxyflow.storage.fileio import Descriptor
+from proxyflow.storage.segments import lease, still_named
+
+__all__ = ["ObjectFile"]
+
+# Below this size reading into fresh memory is faster than setting up and tearing down a mapping.
+_MAP_FROM = 64 * 1024
+
+
+class ObjectFile:
+    """One object's file, opened for reading.
+
+    In a file system kept in memory the file may be recycled while it is read
+    (`proxyflow.storage.segments`). What is mapped is leased, and so stays as it is; what is copied
+    counts only if the name still stands for the file when it has been.
+
+    Parameters
+    ----------
+    fd
+        The file.
+    status
+        Its status.
+    name, directory
+        What it was opened as.
+    recycled
+        Whether it may be recycled.
+    """
+
+    __slots__ = ("_directory", "_fd", "_name", "_recycled", "_status")
+
+    def __init__(
+        self,
+        fd: int,
+        status: os.stat_result,
+        name: str,
+        directory: Descriptor,
+        *,
+        recycled: bool,
+    ) -> None:
+        self._fd = fd
+        self._status = status
+        self._name = name
+        self._directory = directory
+        self._recycled = recycled
+
+    def __enter__(self) -> ObjectFile:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._fd)
+
+    def read(self) -> bytes | None:
+        """Return a copy of the object; None if it has been removed."""
+        try:
+            data = fileio.read(self._fd)
+        except EOFError:
+            self._check_recycled()
+            return None
+        return data if self._is_the_object() else None
+
+    def view(self) -> memoryview | None:
+        """Return the object as private, writable memory, mapped if it is large.
+
+        None if it has been removed.
+        """
+        size = self._status.st_size
+        view = self._map(size) if size >= _MAP_FROM else None
+        if view is None:
+            view = memoryview(bytearray(size))
+            try:
+                fileio.read_into(self._fd, view)
+            except EOFError:
+                self._check_recycled()
+                return None
+        return view if self._is_the_object() else None
+
+    def _map(self, size: int) -> memoryview | None:
+        """Return a mapping; None if there are too many, or this is being filled anew."""
+        if self._recycled and not lease(self._fd):
+            return None
+        return fileio.mappings.map(self._fd, size, keep=self._recycled)
+
+    def _is_the_object(self) -> bool:
+        return not self._recycled or still_named(self._status, self._name, self._directory.fd)
+
+    def _check_recycled(self) -> None:
+        """Accept that a file got shorter only where it may be recycled."""
+        if not self._recycled:
+            raise EOFError(f"{self._name} has become shorter while it was read")

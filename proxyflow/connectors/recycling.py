@@ -1,0 +1,167 @@
+"""Sessions in shared memory use the pages of removed objects again: which, how many, how long."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from proxyflow.forking import renew_in_child
+from proxyflow.periodic import Periodic
+from proxyflow.storage.segments import SegmentPool
+
+if TYPE_CHECKING:
+    from proxyflow.connectors.protocol import Buffer
+    from proxyflow.storage.fileio import Descriptor
+
+__all__ = ["Recycler", "default_capacity"]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The part of what is free that may be kept for the next object.
+_SHARE = 4
+# Seconds between two looks at what has not been used for a while, and at what the dead have left.
+_TRIM_EVERY = 2.0
+_ORPHANS_EVERY = 30.0
+
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def default_capacity(directory: str) -> int:
+    """Return how many bytes to keep for the next object: a quarter of what is free.
+
+    Free is what the file system, the host and the container all have left.
+    """
+    return min([shutil.disk_usage(directory).free, *_free_memory()]) // _SHARE
+
+
+def _free_memory() -> list[int]:
+    found = []
+    with contextlib.suppress(OSError), open("/proc/meminfo") as meminfo:
+        fields = dict(line.split(":", 1) for line in meminfo)
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    for limit, usage in _CGROUP_FILES:
+        # Missing, or "max" where there is no limit.
+        with contextlib.suppress(OSError, ValueError), open(limit) as most, open(usage) as used:
+            found.append(max(0, int(most.read()) - int(used.read())))
+    return found
+
+
+class Recycler:
+    """Writes the objects of one session's directory, and keeps their pages when they are gone.
+
+    Parameters
+    ----------
+    directory
+        The session's directory.
+    capacity
+        How many bytes to keep at most.
+
+    Attributes
+    ----------
+    directory : Descriptor
+        The session's directory.
+    """
+
+    def __init__(self, directory: Descriptor, capacity: int) -> None:
+        self.directory = directory
+        self._looked_for_orphans = time.monotonic()
+        self._pool = SegmentPool(directory.fd, capacity)
+        self._lock = threading.RLock()
+        renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Leave the parent's segments to the parent."""
+        self._pool.forget()
+        self._lock = threading.RLock()
+
+    def write(self, name: str, frames: Sequence[Buffer]) -> None:
+        """Store an object under a name; a reader sees all of it or nothing.
+
+        Raises
+        ------
+        OSError
+            If there is no room.
+        """
+        nbytes = sum(memoryview(frame).nbytes for frame in frames)
+        try:
+            self._write(name, frames, nbytes)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            with self._lock:
+                self._pool.make_room()
+            self._write(name, frames, nbytes)
+        _recyclers.add(self)
+
+    def _write(self, name: str, frames: Sequence[Buffer], nbytes: int) -> None:
+        while True:
+            with self._lock:
+                segment = self._pool.take(nbytes)
+            try:
+                segment.fill(frames, nbytes)
+                with self._lock:
+                    self._pool.publish(segment, name)
+            except FileNotFoundError:
+                # Another process of the session, which needed the room, took it for an orphan.
+                segment.close()
+            except BaseException:
+                segment.discard(self.directory.fd)
+                raise
+            else:
+                return
+
+    def withdraw(self, name: str) -> bool:
+        """Remove an object; return False if this process did not write it, or long ago."""
+        return self._pool.withdraw(name)
+
+    def trim(self) -> bool:
+        """Give back what has not been used for a while; return whether there may be more."""
+        with self._lock:
+            more = self._pool.trim()
+            if time.monotonic() - self._looked_for_orphans > _ORPHANS_EVERY:
+                self._looked_for_orphans = time.monotonic()
+                with contextlib.suppress(FileNotFoundError):
+                    self._pool.remove_orphans()
+        return more
+
+    def close(self) -> None:
+        """Let go of everything, and remove what is free."""
+        _recyclers.discard(self)
+        with self._lock:
+            self._pool.close()
+
+
+class _Recyclers:
+    """Those of this process that have anything to give back."""
+
+    def __init__(self) -> None:
+        self._busy: WeakSet[Recycler] = WeakSet()
+        self._trimming = Periodic("proxyflow-trimming", _TRIM_EVERY, self._trim)
+
+    def add(self, recycler: Recycler) -> None:
+        if recycler not in self._busy:
+            self._busy.add(recycler)
+            self._trimming.ensure_running()
+
+    def discard(self, recycler: Recycler) -> None:
+        self._busy.discard(recycler)
+
+    def _trim(self) -> bool:
+        for recycler in list(self._busy):
+            if not recycler.trim():
+                self._busy.discard(recycler)
+        return bool(self._busy)
+
+
+_recyclers = _Recyclers()

@@ -1,0 +1,412 @@
+"""Files in memory whose pages are used again: filled, published, taken back, filled again.
+
+Zeroing fresh pages takes the kernel four times as long as copying into pages that are there and
+mapped. So what is removed by the process that wrote it becomes a *free segment*, and the next
+object goes into it.
+
+**What a reader maps never changes.** Whoever maps a segment, or is about to, holds a *lease*: a
+shared lock on a descriptor of its own, which the kernel drops when the mapping is gone or its
+process is dead. The writer fills a segment only under an exclusive lock. A segment that is leased
+when its object is removed is kept for a while, in case the reader is about to let go, and then
+unlinked, which is always safe.
+
+**A late reader finds nothing rather than something else.** Names are never used again: an object
+is published by giving the segment its name, and removed by giving the segment its own name back.
+Who has opened an object looks, once it has the lease, whether the name still stands for what it
+opened (:func:`still_named`).
+
+A free segment's name begins with ``.free-``. Its writer holds the exclusive lock; one whose writer
+is dead can be locked, and thus removed, by anybody who needs the room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+from proxyflow.storage.copying import copy
+from proxyflow.storage.fileio import names, write_frames
+
+__all__ = ["Segment", "SegmentPool", "lease", "still_named"]
+
+_FREE = ".free-"
+# Below this size a system call that copies is faster than setting up a mapping.
+_MAP_FROM = 256 << 10
+# Below this size closing takes no longer than handing it to a thread.
+_CLOSE_LATER_FROM = 1 << 20
+# A segment is not used for an object that would leave most of it empty.
+_LARGEST_SHARE = 2
+# How many segments, each with two descriptors at most, a process remembers.
+_MOST = 128
+# For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
+_PATIENCE = 0.5
+_IDLE = 10.0
+
+Buffer = bytes | bytearray | memoryview
+
+
+def lease(fd: int) -> bool:
+    """Keep the segment behind a descriptor from being filled again, for as long as it is open.
+
+    Returns
+    -------
+    bool
+        False if it is being filled: what was opened has been removed.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def still_named(opened: os.stat_result, name: str, directory: int) -> bool:
+    """Return whether a name in a directory still stands for what was opened by it."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return found.st_ino == opened.st_ino and found.st_dev == opened.st_dev
+
+
+class Segment:
+    """A file in memory that one process fills, again and again.
+
+    Parameters
+    ----------
+    directory
+        Descriptor of the directory it lies in.
+
+    Attributes
+    ----------
+    allocated : int
+        How many bytes there are pages for.
+    since : float
+        When it was taken back, by ``time.monotonic``.
+    """
+
+    __slots__ = ("_length", "_mapping", "allocated", "fd", "free_name", "since")
+
+    def __init__(self, directory: int) -> None:
+        self.free_name = _FREE + secrets.token_hex(8)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        self.fd = os.open(self.free_name, flags, 0o600, dir_fd=directory)
+        self.allocated = 0
+        self.since = 0.0
+        self._length = 0
+        self._mapping: mmap.mmap | None = None
+        self.lock()
+
+    def lock(self) -> bool:
+        """Keep everybody from mapping it; False if somebody does."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def fill(self, frames: Sequence[Buffer], nbytes: int) -> None:
+        """Make these pieces its content.
+
+        Raises
+        ------
+        OSError
+            If there is no room (``ENOSPC``).
+        """
+        if nbytes > self.allocated:
+            self._unmap()
+            self._resize(0)
+            self.allocated = 0
+            # Written, and not through a mapping: where there is no room, that would kill.
+            write_frames(self.fd, frames)
+            self._length = nbytes
+        elif nbytes < _MAP_FROM:
+            self._resize(nbytes)
+            write_frames(self.fd, frames)
+        else:
+            self._copy(frames, nbytes)
+        # Of what lies beyond the end, the kernel keeps the rest of the last page.
+        self.allocated = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    def _copy(self, frames: Sequence[Buffer], nbytes: int) -> None:
+        """Copy pieces into pages that are there already."""
+        if self._mapping is None:
+            self._resize(self.allocated)
+            flags = mmap.MAP_SHARED | _POPULATE
+            self._mapping = mmap.mmap(self.fd, self.allocated, flags=flags)
+        self._resize(nbytes)
+        with memoryview(self._mapping) as target:
+            at = 0
+            for frame in frames:
+                source = memoryview(frame).cast("B")
+                copy(target[at : at + source.nbytes], source)
+                at += source.nbytes
+
+    def _resize(self, nbytes: int) -> None:
+        if nbytes != self._length:
+            os.ftruncate(self.fd, nbytes)
+            self._length = nbytes
+
+    def publish(self, name: str, directory: int) -> None:
+        """Give it an object's name, replacing what has that name.
+
+        Raises
+        ------
+        FileNotFoundError
+            If somebody has removed it, who needed the room.
+        """
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        os.rename(self.free_name, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def withdraw(self, name: str, directory: int) -> None:
+        """Give it its own name back.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the object has been removed by another process.
+        """
+        os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def discard(self, directory: int) -> None:
+        """Remove the file of a segment that is not published, and let go of it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.free_name, dir_fd=directory)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it; large ones in the background, as giving back pages takes its time."""
+        if self.allocated < _CLOSE_LATER_FROM:
+            self.close_now()
+        else:
+            _closer.close(self)
+
+    def close_now(self) -> None:
+        """Let go of it."""
+        self._unmap()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _unmap(self) -> None:
+        mapping, self._mapping = self._mapping, None
+        if mapping is not None:
+            mapping.close()
+
+
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+class SegmentPool:
+    """The segments of one process in one directory.
+
+    Parameters
+    ----------
+    directory
+        Descriptor of the directory; it must stay open for as long as the pool is used.
+    capacity
+        How many bytes of free segments to keep at most.
+
+    Notes
+    -----
+    One thread at a time, except for :meth:`withdraw`: the garbage collector may remove an object in
+    the midst of anything, so that takes no lock and leaves everything to the next who comes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as path:
+    ...     directory = os.open(path, os.O_RDONLY)
+    ...     pool = SegmentPool(directory, capacity=1 << 20)
+    ...     segment = pool.take(5)
+    ...     segment.fill([b"first"], 5)
+    ...     pool.publish(segment, "an-object")
+    ...     os.listdir(path)
+    ...     pool.withdraw("an-object"), "an-object" in os.listdir(path)
+    ...     pool.take(5) is segment
+    ...     segment.discard(directory)
+    ...     pool.close()
+    ...     os.close(directory)
+    ['an-object']
+    (True, False)
+    True
+    """
+
+    def __init__(self, directory: int, capacity: int) -> None:
+        self._directory = directory
+        self._capacity = capacity
+        self._published: dict[str, Segment] = {}
+        self._returned: deque[Segment] = deque()
+        self._free: list[Segment] = []
+
+    # -- filling -------------------------------------------------------------------------------
+
+    def take(self, nbytes: int) -> Segment:
+        """Return a segment to fill, which nobody maps: a free one that fits, else a new one.
+
+        Raises
+        ------
+        OSError
+            If a new one cannot be made.
+        """
+        self._sort_returned()
+        fitting = [
+            segment
+            for segment in self._free
+            if nbytes <= segment.allocated <= max(mmap.PAGESIZE, _LARGEST_SHARE * nbytes)
+        ]
+        if not fitting:
+            return Segment(self._directory)
+        # The tightest; of equal ones the latest, whose pages may still be in a cache.
+        best = min(reversed(fitting), key=lambda segment: segment.allocated)
+        self._free.remove(best)
+        return best
+
+    def publish(self, segment: Segment, name: str) -> None:
+        """Give a segment that was filled an object's name, and remember it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If somebody has removed it, who needed the room.
+        """
+        segment.publish(name, self._directory)
+        replaced = self._published.pop(name, None)
+        if replaced is not None:
+            replaced.close()
+        self._published[name] = segment
+        if len(self._published) + len(self._free) > _MOST:
+            self._remember_one_less()
+
+    def _remember_one_less(self) -> None:
+        if self._free:
+            self._free.pop(0).discard(self._directory)
+        else:
+            # The oldest becomes a file like any other.
+            self._published.pop(next(iter(self._published))).close()
+
+    # -- taking back ---------------------------------------------------------------------------
+
+    def withdraw(self, name: str) -> bool:
+        """Remove an object; return False if it is none that this pool remembers."""
+        segment = self._published.pop(name, None)
+        if segment is None:
+            return False
+        try:
+            segment.withdraw(name, self._directory)
+        except FileNotFoundError:
+            segment.close()
+        else:
+            segment.since = time.monotonic()
+            self._returned.append(segment)
+        return True
+
+    def _sort_returned(self) -> None:
+        """Keep what nobody maps any more, and for a moment what somebody does."""
+        for _ in range(len(self._returned)):
+            segment = self._returned.popleft()
+            if segment.lock():
+                self._free.append(segment)
+            elif time.monotonic() - segment.since < _PATIENCE:
+                self._returned.append(segment)
+            else:
+                segment.discard(self._directory)
+        total = sum(segment.allocated for segment in self._free)
+        while self._free and (
+            total > self._capacity or len(self._free) + len(self._published) > _MOST
+        ):
+            oldest = self._free.pop(0)
+            total -= oldest.allocated
+            oldest.discard(self._directory)
+
+    # -- giving back ---------------------------------------------------------------------------
+
+    def trim(self) -> bool:
+        """Give back what has not been used for a while; return whether anything is left."""
+        self._sort_returned()
+        before = time.monotonic() - _IDLE
+        for segment in [each for each in self._free if each.since < before]:
+            self._free.remove(segment)
+            segment.discard(self._directory)
+        return bool(self._published or self._returned or self._free)
+
+    def make_room(self) -> None:
+        """Give back all that is free, that of dead processes included."""
+        for segment in self._unpublished():
+            # At once, not in the background: whoever asked is waiting for the room.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(segment.free_name, dir_fd=self._directory)
+            segment.close_now()
+        self.remove_orphans()
+
+    def remove_orphans(self) -> None:
+        """Remove the free segments of processes that are dead."""
+        for name in names(self._directory):
+            if name.startswith(_FREE):
+                self._remove_if_unlocked(name)
+
+    def _remove_if_unlocked(self, name: str) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            fd = os.open(name, flags, dir_fd=self._directory)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=self._directory)
+            finally:
+                os.close(fd)
+
+    def _unpublished(self) -> list[Segment]:
+        taken = [*self._free, *self._returned]
+        self._free.clear()
+        self._returned.clear()
+        return taken
+
+    def close(self) -> None:
+        """Let go of everything, and remove what is free."""
+        for segment in self._unpublished():
+            segment.discard(self._directory)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of everything without removing any of it: in a child, it is the parent's."""
+        published, self._published = self._published, {}
+        for segment in [*published.values(), *self._unpublished()]:
+            segment.close_now()
+
+
+class _Closer:
+    """Closes large segments in the background."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._queue: SimpleQueue[Segment] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def close(self, segment: Segment) -> None:
+        self._queue.put(segment)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="proxyflow-closer", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No thread to be had, as when the interpreter is about to end.
+                self._thread = None
+                self._queue.get().close_now()
+
+    def _run(self) -> None:
+        while True:
+            self._queue.get().close_now()
+
+
+_closer = _Closer()

@@ -1,0 +1,452 @@
+"""Shared memory is recycled, and no reader ever notices."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import proxyflow
+from proxyflow import Store
+from proxyflow.connectors import open_url, recycling
+from proxyflow.connectors.file import FileConnector
+from proxyflow.connectors.filekey import FileKey
+from proxyflow.connectors.root import in_memory
+from proxyflow.connectors.shm import SharedMemoryConnector
+from proxyflow.errors import ConfigError, StoreFullError
+from proxyflow.storage.segments import SegmentPool
+from tests.processes import small_file_system
+
+MIB = 1 << 20
+FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory) / "store"
+
+
+@pytest.fixture
+def connector(root: Path) -> Iterator[SharedMemoryConnector]:
+    with SharedMemoryConnector(str(root)) as connector:
+        yield connector
+
+
+def inode(connector: FileConnector, key: FileKey) -> int:
+    return os.stat(path_of(connector, key)).st_ino
+
+
+def path_of(connector: FileConnector, key: FileKey) -> str:
+    return os.path.join(connector.store_dir, *key.filename.split("."))
+
+
+def free(connector: FileConnector) -> list[str]:
+    """Return the free segments of all processes of the session."""
+    names = os.listdir(os.path.join(connector.store_dir, connector.session))
+    return [name for name in names if name.startswith(".free-")]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# -- recycling ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nbytes", [100, 100_000, 3 * MIB])
+def test_pages_of_an_evicted_object_are_used_again(
+    connector: SharedMemoryConnector, nbytes: int
+) -> None:
+    first = connector.put(b"a" * nbytes)
+    before = inode(connector, first)
+    connector.evict(first)
+    second = connector.put(b"b" * nbytes)
+    assert inode(connector, second) == before
+    assert connector.get(first) is None
+    assert connector.get(second) == b"b" * nbytes
+
+
+@pytest.mark.parametrize("sizes", [(3 * MIB, 2 * MIB + 7, 3 * MIB), (300_001, 300_000, 303_000)])
+def test_objects_of_other_sizes(connector: SharedMemoryConnector, sizes: tuple[int, ...]) -> None:
+    """Shorter ones and, within the pages there are, longer ones; exact to the byte."""
+    for round_, nbytes in enumerate(sizes * 3):
+        data = random.Random(round_).randbytes(nbytes)
+        key = connector.put(data)
+        assert connector.get(key) == data
+        view = connector.get_view(key)
+        assert view is not None
+        assert view == data
+        del view
+        connector.evict(key)
+
+
+def test_a_small_object_does_not_occupy_a_large_segment(connector: SharedMemoryConnector) -> None:
+    connector.evict(connector.put(bytes(8 * MIB)))
+    key = connector.put(bytes(MIB))
+    assert len(free(connector)) == 1
+    assert os.stat(path_of(connector, key)).st_blocks * 512 <= 2 * MIB
+
+
+def test_replacing_leaves_readers_what_they_have(connector: SharedMemoryConnector) -> None:
+    key = connector.new_key()
+    connector.set(key, b"a" * MIB)
+    view = connector.get_view(key)
+    for letter in b"bcd":
+        connector.set(key, bytes([letter]) * MIB)
+    assert view == b"a" * MIB
+    assert connector.get(key) == b"d" * MIB
+
+
+def test_an_object_that_another_process_evicted(connector: SharedMemoryConnector) -> None:
+    """The writer's memory of it does not bring it back."""
+    key = connector.put(bytes(MIB))
+    other = SharedMemoryConnector.from_config(connector.config())
+    other.evict(key)
+    other.close()
+    assert connector.get(key) is None
+    connector.evict(key)
+    assert connector.get(connector.put(b"x" * MIB)) == b"x" * MIB
+
+
+# -- leases ------------------------------------------------------------------------------------
+
+
+def test_a_view_keeps_its_bytes(connector: SharedMemoryConnector) -> None:
+    """Whatever is evicted and stored meanwhile; once it is gone its pages are used again."""
+    key = connector.put(b"a" * MIB)
+    before = inode(connector, key)
+    view = connector.get_view(key)
+    connector.evict(key)
+    others = [connector.put(b"b" * MIB) for _ in range(3)]
+    assert view == b"a" * MIB
+    assert before not in [inode(connector, other) for other in others]
+    del view
+    connector.evict(others[0])
+    again = [connector.put(b"c" * MIB) for _ in range(2)]
+    assert before in [inode(connector, each) for each in again]
+
+
+def test_a_view_written_to_is_the_readers_own(connector: SharedMemoryConnector) -> None:
+    key = connector.put(b"a" * MIB)
+    view = connector.get_view(key)
+    assert view is not None
+    view[:3] = b"xyz"
+    assert connector.get(key) == b"a" * MIB
+    connector.evict(key)
+    connector.put(b"b" * MIB)
+    assert bytes(view[:5]) == b"xyzaa"
+
+
+def hold(connector: SharedMemoryConnector, key: FileKey, pipe: Any) -> None:
+    view = connector.get_view(key)
+    pipe.send("mapped")
+    pipe.recv()
+    pipe.send(None if view is None else bytes(view) == b"a" * MIB)
+
+
+@pytest.mark.parametrize("context", [FORK, SPAWN], ids=["fork", "spawn"])
+def test_a_view_in_another_process(connector: SharedMemoryConnector, context: Any) -> None:
+    key = connector.put(b"a" * MIB)
+    ours, theirs = context.Pipe()
+    reader = SharedMemoryConnector.from_config(connector.config())
+    process = context.Process(target=hold_by_config, args=(reader.config(), key, theirs))
+    process.start()
+    assert ours.recv() == "mapped"
+    connector.evict(key)
+    for _ in range(5):
+        connector.evict(connector.put(b"b" * MIB))
+    ours.send("look")
+    assert ours.recv() is True
+    process.join()
+    reader.close()
+
+
+def hold_by_config(config: dict[str, Any], key: FileKey, pipe: Any) -> None:
+    hold(SharedMemoryConnector.from_config(config), key, pipe)
+
+
+def test_a_view_that_a_forked_child_inherits(connector: SharedMemoryConnector) -> None:
+    """The child's copy is protected even when the parent has let go of its own."""
+    key = connector.put(b"a" * MIB)
+    views = [connector.get_view(key)]
+    ours, theirs = FORK.Pipe()
+
+    def look() -> None:
+        theirs.send(theirs.recv() and views == [b"a" * MIB])
+
+    process = FORK.Process(target=look)
+    process.start()
+    views.clear()
+    connector.evict(key)
+    for _ in range(5):
+        connector.evict(connector.put(b"b" * MIB))
+    ours.send(True)
+    assert ours.recv() is True
+    process.join()
+
+
+def test_a_forked_child_leaves_its_parents_segments_alone(
+    connector: SharedMemoryConnector,
+) -> None:
+    connector.evict(connector.put(bytes(MIB)))
+    kept = connector.put(b"a" * MIB)
+
+    def work() -> None:
+        for _ in range(3):
+            key = connector.put(b"c" * MIB)
+            assert connector.get(key) == b"c" * MIB
+            connector.evict(key)
+        connector.evict(kept)
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert connector.get(kept) is None
+    key = connector.put(b"d" * MIB)
+    assert connector.get(key) == b"d" * MIB
+
+
+def churn(config: dict[str, Any], keys: Any, seed: int) -> None:
+    """Hold views of whatever is there, and check every byte of them again and again."""
+    connector = SharedMemoryConnector.from_config(config)
+    rng = random.Random(seed)
+    held: list[tuple[np.ndarray, int]] = []
+    while True:
+        key, value = rng.choice(keys[:] or [(None, 0)])
+        view = None if key is None else connector.get_view(FileKey(key))
+        if view is not None:
+            held.append((np.frombuffer(view, np.uint8), value))
+        for array, expected in held:
+            if not (array == expected).all():
+                os._exit(3)
+        if len(held) > 4:
+            held.pop(rng.randrange(len(held)))
+
+
+def stress(root: Path, seconds: float) -> None:
+    rng = random.Random(1)
+    with (
+        FORK.Manager() as manager,
+        SharedMemoryConnector(str(root), capacity=64 * MIB) as connector,
+    ):
+        keys = manager.list()
+        mine: list[tuple[str, int]] = []
+        readers: list[Any] = []
+        reused: set[int] = set()
+        count = 0
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            count += 1
+            value = count % 251
+            key = connector.put(bytes([value]) * rng.choice([200_000, MIB, 2 * MIB]))
+            reused.add(inode(connector, key))
+            mine.append((key.filename, value))
+            if len(mine) > 6:
+                gone, _ = mine.pop(rng.randrange(len(mine)))
+                connector.evict(FileKey(gone))
+            keys[:] = mine
+            if len(readers) < 4:
+                args = (connector.config(), keys, count)
+                readers.append(FORK.Process(target=churn, args=args))
+                readers[-1].start()
+            elif count % 40 == 0:
+                victim = readers.pop(0)
+                victim.kill()
+                victim.join()
+                assert victim.exitcode == -signal.SIGKILL, "a view changed"
+        for reader in readers:
+            reader.kill()
+            reader.join()
+            assert reader.exitcode == -signal.SIGKILL, "a view changed"
+        assert len(reused) < count  # Otherwise nothing was recycled, and nothing shown.
+
+
+def test_no_view_ever_changes(root: Path) -> None:
+    """Readers hold views over evictions, check every byte, and are killed at random."""
+    stress(root, 4)
+
+
+@pytest.mark.soak
+def test_no_view_ever_changes_for_long(root: Path) -> None:
+    stress(root, 300)
+
+
+# -- bounds ------------------------------------------------------------------------------------
+
+
+def test_no_more_is_kept_than_allowed(root: Path) -> None:
+    with SharedMemoryConnector(str(root), capacity=3 * MIB) as connector:
+        for key in [connector.put(bytes(MIB)) for _ in range(6)]:
+            connector.evict(key)
+        connector.put(b"next")
+        assert len(free(connector)) <= 3
+    with SharedMemoryConnector(str(root), capacity=0) as connector:
+        connector.evict(connector.put(bytes(MIB)))
+        assert free(connector) == []
+
+
+def test_many_objects_take_few_descriptors(connector: SharedMemoryConnector) -> None:
+    keys = [connector.put(bytes([n % 256]) * 300_000) for n in range(400)]
+    gc.collect()
+    targets = []
+    for fd in os.listdir("/proc/self/fd"):
+        if os.path.lexists(f"/proc/self/fd/{fd}"):
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+    assert sum(connector.session in target for target in targets) < 270
+    assert all(connector.get(key) == bytes([n % 256]) * 300_000 for n, key in enumerate(keys))
+    for key in keys:
+        connector.evict(key)
+    assert list(connector.scan()) == []
+
+
+def test_what_is_not_used_is_given_back(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyflow.storage.segments._IDLE", 0.05)
+    connector.evict(connector.put(bytes(MIB)))
+    until(lambda: not free(connector))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_what_is_kept_makes_room_for_what_is_needed(tmp_path: Path) -> None:
+    with (
+        small_file_system(tmp_path / "memory", 8),
+        SharedMemoryConnector(str(tmp_path / "memory/store"), capacity=8 * MIB) as connector,
+    ):
+        connector.evict(connector.put(bytes(3 * MIB)))
+        key = connector.put(b"x" * 6 * MIB)
+        assert connector.get(key) == b"x" * 6 * MIB
+        with pytest.raises(StoreFullError, match="no room"):
+            connector.put(bytes(6 * MIB))
+        assert len(list(connector.scan())) == 1
+        assert free(connector) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
+    with (
+        small_file_system(tmp_path / "memory", 4),
+        Store(f"shm://{tmp_path}/memory/store?spill={tmp_path}/disk") as store,
+    ):
+        array = np.arange(2 * MIB, dtype=np.float64)
+        key = store.put(array)
+        assert (store.get(key) == array).all()
+        store.evict(key)
+        assert not store.exists(key)
+
+
+def dirty(config: dict[str, Any]) -> None:
+    connector = SharedMemoryConnector.from_config(config)
+    connector.evict(connector.put(bytes(MIB)))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_free_segments_of_a_killed_process_are_removed(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = FORK.Process(target=dirty, args=(connector.config(),))
+    process.start()
+    process.join()
+    assert len(free(connector)) == 1
+    monkeypatch.setattr(recycling, "_ORPHANS_EVERY", 0.0)
+    connector.put(b"something")
+    until(lambda: not free(connector))
+
+
+def test_a_free_segment_removed_under_the_writer(connector: SharedMemoryConnector) -> None:
+    """Whoever needs the room may take a segment for an orphan in the instant it has no lock."""
+    connector.evict(connector.put(bytes(MIB)))
+    directory = os.path.join(connector.store_dir, connector.session)
+    for name in free(connector):
+        os.unlink(os.path.join(directory, name))
+    assert connector.get(connector.put(b"a" * MIB)) == b"a" * MIB
+
+
+def test_capacity_is_a_part_of_what_is_free(root: Path) -> None:
+    root.mkdir()
+    capacity = recycling.default_capacity(str(root))
+    assert 0 < capacity <= os.statvfs(root).f_bavail * os.statvfs(root).f_frsize // 4 + MIB
+
+
+# -- as a store --------------------------------------------------------------------------------
+
+
+def test_url(root: Path) -> None:
+    connector = open_url(f"shm://{root}?capacity=1MiB")
+    assert connector.capacity == MIB
+    assert connector.url == f"shm://{root}?capacity={MIB}#{connector.session}"
+    joined = open_url(connector.url)
+    assert joined.session == connector.session
+    assert not joined.owner
+    joined.close()
+    connector.close()
+    assert not root.exists()
+
+
+def test_only_memory_will_do(tmp_path: Path) -> None:
+    if not in_memory(str(tmp_path)):
+        with pytest.raises(ConfigError, match="not in shared memory"):
+            Store(f"shm://{tmp_path}/store")
+        with pytest.raises(ConfigError, match="three slashes"):
+            Store("shm://host/directory")
+
+
+def test_a_directory_on_a_disk_is_not_recycled(tmp_path: Path) -> None:
+    with FileConnector(str(tmp_path / "store")) as connector:
+        connector.evict(connector.put(bytes(MIB)))
+        assert bool(free(connector)) == in_memory(str(tmp_path))
+
+
+def test_the_default_store_is_in_shared_memory() -> None:
+    with Store() as store:
+        assert store.name.startswith("shm://")
+        assert isinstance(store.connector, SharedMemoryConnector)
+
+
+def test_gc_removes_a_dead_owners_segments(root: Path) -> None:
+    def own() -> None:
+        store = Store(f"shm://{root}")
+        key = store.put(bytes(MIB))
+        store.evict(key)
+        store.put(bytes(MIB))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = FORK.Process(target=own)
+    process.start()
+    process.join()
+    assert len(proxyflow.gc(f"shm://{root}")) == 1
+    assert not root.exists()
+
+
+def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> None:
+    """It takes no lock, so it can come at any time; the segment is sorted by whoever is next."""
+    root.mkdir()
+    directory = os.open(root, os.O_RDONLY)
+    pool = SegmentPool(directory, MIB)
+    segment = pool.take(5)
+    segment.fill([b"12345"], 5)
+    pool.publish(segment, "name")
+    assert pool.withdraw("name")
+    assert not pool.withdraw("name")
+    again = pool.take(5)
+    assert again is segment
+    again.discard(directory)
+    pool.close()
+    assert os.listdir(root) == []
+    os.close(directory)
