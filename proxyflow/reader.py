@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from weakref import WeakSet
 
 from proxyflow.cache import PayloadCache
-from proxyflow.connectors.protocol import Buffer, Connector, Key
+from proxyflow.connectors.protocol import Buffer, Connector, FreshReader, Key
 from proxyflow.errors import StoreError
 from proxyflow.forking import renew_in_child
 from proxyflow.periodic import Periodic
 
 __all__ = ["CachingReader"]
 
+_LARGE = 256 * 1024
+_REMEMBERED = 256
 # What others evict is let go of after this many seconds at most.
 _INTERVAL = 2.0
 
 
 class CachingReader:
     """Gets payloads, keeping up to `capacity` bytes of them for the next reader.
+
+    What a reader gets is its own, to be written to. So keeping a payload costs a copy: a large one
+    is kept only when it is asked for a second time.
 
     Parameters
     ----------
@@ -33,7 +39,7 @@ class CachingReader:
     >>> with MemoryConnector() as connector:
     ...     reader = CachingReader(connector, 100)
     ...     key = connector.put(b"some bytes")
-    ...     reader.get(key), reader.cache.nbytes
+    ...     bytes(reader.get(key)), reader.cache.nbytes
     ...     connector.evict(key)
     ...     reader.get(key), reader.cache.nbytes
     (b'some bytes', 10)
@@ -43,20 +49,43 @@ class CachingReader:
     def __init__(self, connector: Connector, capacity: int) -> None:
         self.cache = PayloadCache(capacity)
         self._connector = connector
+        self._fresh = connector if isinstance(connector, FreshReader) else None
+        # Large ones that were read once; the oldest is forgotten first.
+        self._seen: deque[Key] = deque(maxlen=_REMEMBERED)
 
-    def get(self, key: Key) -> Buffer | None:
-        """Return the payload, not to be written to, or None if it is missing."""
-        payload = self.cache.get(key)
-        if payload is not None:
-            if self._connector.exists(key):
-                return payload
-            self.cache.drop(key)
-            return None
-        payload = self._connector.get(key)
-        if payload is not None and self.cache.capacity:
+    def get(self, key: Key) -> memoryview | None:
+        """Return the payload, in memory of the caller's own; None if it is missing."""
+        held = self.cache.get(key)
+        if held is None:
+            return self._read(key)
+        if self._connector.exists(key):
+            return memoryview(bytearray(held))
+        self.cache.drop(key)
+        return None
+
+    def _read(self, key: Key) -> memoryview | None:
+        if self._fresh is None:
+            payload = self._connector.get(key)
+            if payload is not None:
+                self._keep(key, payload)
+            return None if payload is None else memoryview(bytearray(payload))
+        view = self._fresh.get_fresh(key)
+        if view is not None and self._is_worth_a_copy(key, view.nbytes):
+            self._keep(key, bytes(view))
+        return view
+
+    def _is_worth_a_copy(self, key: Key, nbytes: int) -> bool:
+        if not nbytes <= self.cache.capacity:
+            return False
+        if nbytes < _LARGE or key in self._seen:
+            return True
+        self._seen.append(key)
+        return False
+
+    def _keep(self, key: Key, payload: Buffer) -> None:
+        if self.cache.capacity:
             self.cache.add(key, payload)
             _readers.watch(self)
-        return payload
 
     def drop_evicted(self) -> bool:
         """Let go of what is not stored any more; return whether anything is left."""

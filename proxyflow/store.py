@@ -491,9 +491,7 @@ class Store:
             connector: Any = self.connector
             view: memoryview | None = connector.get_view(key)
             return view
-        payload = self._reader.get(key)
-        # A copy of its own for each reader, in memory it may write to.
-        return None if payload is None else memoryview(bytearray(payload))
+        return self._reader.get(key)
 
     def decode(self, payload: Buffer, key: Key) -> Any:
         """Return the object that a payload, read from under the key, holds."""

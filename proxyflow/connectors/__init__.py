@@ -30,6 +30,8 @@ _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
+    "redis": _Entry("proxyflow.connectors.redis:RedisConnector", None),
+    "rediss": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "shm": _Entry("proxyflow.connectors.shm:SharedMemoryConnector", None),
 }
 

@@ -20,6 +20,7 @@ __all__ = [
     "Connector",
     "DeferrableConnector",
     "FrameWriter",
+    "FreshReader",
     "Hold",
     "Holdable",
     "Key",
@@ -133,6 +134,15 @@ class KeySeries(Protocol):
 
     def __call__(self, number: int) -> Key:
         """Return the key of a number."""
+        ...
+
+
+@runtime_checkable
+class FreshReader(Protocol):
+    """Reads an object straight into memory that is the caller's own."""
+
+    def get_fresh(self, key: Key) -> memoryview | None:
+        """Return the object in memory that nobody else has, writable; None if it is missing."""
         ...
 
 

@@ -14,8 +14,10 @@ from proxystore.connectors.local import LocalConnector
 from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.testing import ConnectorConformance
+from tests.redis_server import RedisServer
 
 
 class TestFileConnector(ConnectorConformance):
@@ -86,6 +88,15 @@ class TestSharedMemoryConnector(ConnectorConformance):
             tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
             SharedMemoryConnector(f"{directory}/store") as connector,
         ):
+            yield connector
+
+
+class TestRedisConnector(ConnectorConformance):
+    connector_type = RedisConnector
+
+    @pytest.fixture
+    def connector(self, server: RedisServer) -> Iterator[RedisConnector]:
+        with RedisConnector(server.url) as connector:
             yield connector
 
 

