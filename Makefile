@@ -29,6 +29,7 @@ types: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.proxy
 	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.executor
 	$(BIN)/python -m benchmarks.dask
 

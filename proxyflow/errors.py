@@ -15,6 +15,7 @@ One tree, so that ``except ProxyflowError`` catches all of it and a narrower nam
         ├── InvalidKeyError          (ValueError)   the key is malformed or leaves the store
         ├── ObjectNotFoundError      (LookupError)  nothing is stored under the key
         ├── ObjectExistsError        (ValueError)   the key has been set already
+        ├── ClaimLostError           (LookupError)  an item of a stream is not claimed any more
         ├── WaitTimeoutError         (TimeoutError) the object did not come in time
         └── CorruptObjectError                      short, damaged or unknown payload
             └── AuthenticationError                 not written by a holder of the secret
@@ -29,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "AuthenticationError",
+    "ClaimLostError",
     "ConfigError",
     "CorruptObjectError",
     "InvalidKeyError",
@@ -172,6 +174,10 @@ class ObjectNotFoundError(StoreError, LookupError):
 
 class ObjectExistsError(StoreError, ValueError):
     """An object that is set once has been set already."""
+
+
+class ClaimLostError(StoreError, LookupError):
+    """An item of a stream is not claimed (any more): another consumer may be at work on it."""
 
 
 class WaitTimeoutError(StoreError, TimeoutError):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from mmap import mmap
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxyflow import recipe as recipes
 from proxyflow.config import as_url
@@ -46,6 +46,9 @@ from proxyflow.reader import CachingReader
 from proxyflow.scope import note, scope
 from proxyflow.serialize import Payload, deserialize, serialize
 from proxyflow.stats import StoreStats
+
+if TYPE_CHECKING:
+    from proxyflow.stream import Stream
 
 __all__ = ["Store"]
 
@@ -239,7 +242,7 @@ class Store:
         payload = self._read(key)
         if payload is None:
             return default
-        obj = self._decode(payload, key)
+        obj = self.decode(payload, key)
         self.stats.record("get", started, len(payload))
         return obj
 
@@ -288,7 +291,7 @@ class Store:
         started = perf_counter()
         found = self.connector.get_batch(keys)
         objs = [
-            default if data is None else self._decode(memoryview(bytearray(data)), key)
+            default if data is None else self.decode(memoryview(bytearray(data)), key)
             for key, data in zip(keys, found, strict=True)
         ]
         self.stats.record("get_batch", started, sum(len(data) for data in found if data))
@@ -380,6 +383,32 @@ class Store:
         """
         return StoreFuture(self.recipe, self.new_key(), timeout)
 
+    def stream(
+        self,
+        name: str,
+        *,
+        group: str | None = None,
+        maxsize: int | None = None,
+        lease: float | None = None,
+    ) -> Stream:
+        """Return a stream of this session: objects in at one end, proxies out at the other.
+
+        See :class:`proxyflow.stream.Stream`; raises what making one raises.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory, Store(f"maildir://{directory}") as s:
+        ...     with s.stream("frames") as frames:
+        ...         frames.extend([[1, 2], [3, 4]])
+        ...         frames.close_for_writing()
+        ...         [sum(item.proxy) for item in frames.items(ack=True)]
+        [3, 7]
+        """
+        from proxyflow.stream import Stream
+
+        return Stream(self, name, group=group, maxsize=maxsize, lease=lease)
+
     def scope(self) -> contextlib.AbstractContextManager[Store]:
         """Evict, on leaving the ``with`` block, what this thread stored here within it.
 
@@ -464,7 +493,8 @@ class Store:
             return view
         return self._reader.get(key)
 
-    def _decode(self, payload: Buffer, key: Key) -> Any:
+    def decode(self, payload: Buffer, key: Key) -> Any:
+        """Return the object that a payload, read from under the key, holds."""
         # Reading all of a mapping would be slower by far than opening it; a copy has been read.
         mapped = isinstance(payload, memoryview) and isinstance(payload.obj, mmap)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -14,7 +15,6 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
 from itertools import islice
@@ -138,7 +138,7 @@ class Submitter:
         try:
             if results is None and restoring is None:
                 future = executor.submit(function, *args, **kwargs)
-            elif type(executor) is ProcessPoolExecutor:
+            elif self._pickles_plainly(executor):
                 # A function and plain values: pickled several times as fast as an object.
                 pickled = None if results is None else results.pickled
                 future = executor.submit(call, function, restoring, pickled, ticket, args, kwargs)
@@ -155,6 +155,12 @@ class Submitter:
             self._running.add(future)
             TaskFuture.of(future, self._on_done, (keys, ticket))
         return future, bool(keys)
+
+    @staticmethod
+    def _pickles_plainly(executor: Executor) -> bool:
+        # Looked up, not imported: whoever has one has imported it, and it takes its time.
+        module = sys.modules.get("concurrent.futures.process")
+        return module is not None and type(executor) is module.ProcessPoolExecutor
 
     def _finish(
         self,

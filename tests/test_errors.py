@@ -16,6 +16,7 @@ from proxyflow.errors import ProxyflowError, StoreError, StoreFullError
 
 TREE = {
     "AuthenticationError": ("CorruptObjectError", None),
+    "ClaimLostError": ("StoreError", LookupError),
     "ConfigError": ("ProxyflowError", ValueError),
     "CorruptObjectError": ("StoreError", None),
     "InvalidKeyError": ("StoreError", ValueError),

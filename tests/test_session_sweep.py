@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -477,16 +479,49 @@ def test_one_that_cannot_be_removed_does_not_hold_up_the_others(
     assert not root.exists()
 
 
-def test_what_nfs_holds_on_to_is_left_for_the_next_sweep(root: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "new"])
+def test_what_nfs_holds_on_to_is_left_for_the_next_sweep(root: Path, folder: str) -> None:
     """A removed file that somebody has open stays there under a name of NFS's own."""
     session = dead_session(root)
-    (session / ".nfs000000000000000100000001").write_bytes(b"open elsewhere")
+    (session / folder).mkdir(exist_ok=True)
+    remnant = Path(folder, ".nfs000000000000000100000001")
+    (session / remnant).write_bytes(b"open elsewhere")
+    for _ in range(2):
+        assert proxyflow.gc(root) == [session.name]
+        assert sessions(root) == [f".old-{session.name}"]
+    left = [path for path in (root / f".old-{session.name}").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in left) == [remnant.name, ".owner"]
+    (root / f".old-{session.name}" / remnant).unlink()
     assert proxyflow.gc(root) == [session.name]
-    assert sessions(root) == [f".old-{session.name}"]
-    assert sessions(root / f".old-{session.name}") == [".nfs000000000000000100000001"]
-    (root / f".old-{session.name}" / ".nfs000000000000000100000001").unlink()
-    assert proxyflow.gc(root) == []
     assert not root.exists()
+
+
+def test_a_session_goes_with_the_directories_in_it_though_they_are_being_filled(
+    root: Path,
+) -> None:
+    """A worker that has one open may put one more file there at any time."""
+    store = Store(root)
+    inner = root / str(store.session) / "queue" / "new"
+    inner.mkdir(parents=True)
+    (inner / "link").symlink_to(root.parent)
+    directory = os.open(inner, os.O_RDONLY)
+    done = threading.Event()
+
+    def fill() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            while not done.is_set():
+                os.close(os.open(os.urandom(8).hex(), os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+
+    with ThreadPoolExecutor(1) as pool:
+        filling = pool.submit(fill)
+        try:
+            store.close()
+        finally:
+            done.set()
+        filling.result()
+    os.close(directory)
+    assert not root.exists()
+    assert root.parent.exists()
 
 
 # -- the root --------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ _registry = {
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "flux": _Entry("proxyflow.connectors.flux:FluxConnector", "proxyflow[flux]"),
     "lmdb": _Entry("proxyflow.connectors.lmdb:LMDBConnector", "proxyflow[lmdb]"),
+    "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
     "redis": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "rediss": _Entry("proxyflow.connectors.redis:RedisConnector", None),

@@ -12,8 +12,6 @@ import contextlib
 import errno
 import os
 import stat
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,12 +27,14 @@ from proxyflow.connectors.filekey import (
     split_key,
 )
 from proxyflow.connectors.objectfile import ObjectFile
+from proxyflow.connectors.others import OtherSessions
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.recycling import Recycler, default_capacity
-from proxyflow.connectors.root import in_memory
+from proxyflow.connectors.root import as_directory, check_local, in_memory
 from proxyflow.connectors.session import SessionDirectory, SessionHold
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
+from proxyflow.connectors.waiting import wait_in
 from proxyflow.errors import (
     ConfigError,
     StoreClosedError,
@@ -42,16 +42,13 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
-from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
 from proxyflow.storage.fileio import Descriptor
-from proxyflow.storage.watch import DirectoryWatch
 
 __all__ = ["FileConnector", "FileKey"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Of how many other sessions the directories are kept open.
-_OTHERS = 16
+_OPTIONS = frozenset({"durable", "spill", "clear", "capacity"})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -115,10 +112,10 @@ class FileConnector:
         spill: str | None = None,
         capacity: int | None = None,
     ) -> None:
-        self.store_dir = _as_directory(store_dir)
+        self.store_dir = as_directory(store_dir)
         self.clear = clear
         self.durable = durable
-        self.spill = None if spill is None else _as_directory(spill)
+        self.spill = None if spill is None else as_directory(spill)
         if self.spill == self.store_dir:
             raise ConfigError(f"the spill directory is the store's own: {self.spill}")
         roots = [self.store_dir] if self.spill is None else [self.store_dir, self.spill]
@@ -129,14 +126,9 @@ class FileConnector:
         self.capacity = capacity
         self._recycler = self._make_recycler()
         self._make_key = KeyMaker(self._name)
-        self._others: dict[str, list[SessionDirectory]] = {}
-        self.renew_after_fork()
-        renew_in_child(self)
-
-    def renew_after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent may hold."""
-        # Re-entrant: the garbage collector may evict something in the midst of it.
-        self._lock = threading.RLock()
+        self._others = OtherSessions(
+            lambda name: [SessionDirectory.join(root, name) for root in roots]
+        )
 
     def _make_recycler(self) -> Recycler | None:
         if self.durable or not self._recycled or self.capacity == 0:
@@ -171,19 +163,10 @@ class FileConnector:
             raise
         return opened
 
-    @staticmethod
-    def _check_url(url: StoreURL) -> None:
-        url.check_options(frozenset({"durable", "spill", "clear", "capacity"}))
-        if url.authority not in ("", "localhost") or not url.path:
-            raise ConfigError(
-                f"{url} does not name a directory of this host",
-                remedy=f"write three slashes: {url.scheme}:///directory",
-            )
-
     @classmethod
     def from_url(cls, url: StoreURL) -> FileConnector:
         """Return the connector that ``file:///directory?durable=1&spill=/second#session`` names."""
-        cls._check_url(url)
+        check_local(url, _OPTIONS)
         return cls(
             url.path,
             url.flag("clear", True),
@@ -211,7 +194,7 @@ class FileConnector:
     @classmethod
     def sweep_url(cls, url: StoreURL) -> list[str]:
         """Remove what dead owners left in the directories `url` names; opens no session."""
-        cls._check_url(url)
+        check_local(url, _OPTIONS)
         roots = [url.path, *filter(None, [url.options.get("spill")])]
         return sorted({name for root in roots for name in sweep(root)})
 
@@ -383,17 +366,13 @@ class FileConnector:
         """
         path = os.path.join(self.store_dir, split_key(key, self.store_dir)[0])
         self._locate(key)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with DirectoryWatch(path) as watch:
-            while not self.exists(key):
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
-                    return False
-                self._check_open()
-                if not os.path.isdir(path):
-                    raise ended(self.store_dir, key)
-                watch.wait(remaining)
-        return True
+
+        def check_possible() -> None:
+            self._check_open()
+            if not os.path.isdir(path):
+                raise ended(self.store_dir, key)
+
+        return wait_in(path, lambda: self.exists(key), check_possible, timeout)
 
     def _open(self, key: FileKey) -> ObjectFile | None:
         """Open the object's file, wherever it stands; None if it is missing."""
@@ -458,8 +437,7 @@ class FileConnector:
         clear = self.clear if clear is None else clear
         if self._recycler is not None:
             self._recycler.close()
-        with self._lock:
-            others, self._others = list(self._others.values()), {}
+        others = self._others.take_all()
         for directory in [*self._directories, *(d for opened in others for d in opened)]:
             directory.close(remove=clear)
 
@@ -478,25 +456,12 @@ class FileConnector:
         directories = self._directories
         if session != self._name:
             try:
-                directories = self._join(session)
+                directories = self._others.get(session)
             except StoreClosedError:
                 if missing_ok:
                     return [], name
                 raise
         return [directory.opened() for directory in directories], name
-
-    def _join(self, session: str) -> list[SessionDirectory]:
-        """Return the directories of another session of the same store."""
-        with self._lock:
-            opened = self._others.get(session)
-            if opened is None:
-                if len(self._others) >= _OTHERS:
-                    # Not closed: another thread may be reading from it. It goes when nobody does.
-                    del self._others[next(iter(self._others))]
-                roots = [directory.root for directory in self._directories]
-                opened = [SessionDirectory.join(root, session) for root in roots]
-                self._others[session] = opened
-            return opened
 
     def _check_open(self) -> None:
         if self._closed:
@@ -509,10 +474,3 @@ class FileConnector:
         if not os.path.isdir(os.path.join(self.store_dir, split_key(key, self.store_dir)[0])):
             return ended(self.store_dir, key)
         return failure(error, self.store_dir, key)
-
-
-def _as_directory(path: str) -> str:
-    name = os.fspath(path)
-    if not name or "\0" in name:
-        raise ConfigError(f"not the name of a directory: {name!r}")
-    return os.path.abspath(name)

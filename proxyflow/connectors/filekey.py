@@ -118,8 +118,17 @@ class KeyMaker:
         return self._series(next(self._count))
 
 
-def split_key(key: Any, store: str) -> tuple[str, str]:
+def split_key(key: Any, store: str, form: re.Pattern[str] = _KEY) -> tuple[str, str]:
     """Return session and object name.
+
+    Parameters
+    ----------
+    key
+        What is said to be a key.
+    store
+        The store, for the error.
+    form
+        What a key looks like, with groups for session and name.
 
     Raises
     ------
@@ -136,18 +145,18 @@ def split_key(key: Any, store: str) -> tuple[str, str]:
     proxyflow.errors.InvalidKeyError: not a key of this store; store /store; key ...
     """
     filename = key[0] if isinstance(key, tuple) and len(key) == 1 else None
-    match = _KEY.fullmatch(filename) if isinstance(filename, str) else None
+    match = form.fullmatch(filename) if isinstance(filename, str) else None
     if match is None:
         raise InvalidKeyError("not a key of this store", store=store, key=key)
     return match[1], match[2]
 
 
-def closed(store: str, key: FileKey | None = None) -> StoreClosedError:
+def closed(store: str, key: tuple[str] | None = None) -> StoreClosedError:
     """Return the error of using a store after closing it."""
     return StoreClosedError("the store has been closed", store=store, key=key)
 
 
-def ended(store: str, key: FileKey) -> StoreClosedError:
+def ended(store: str, key: tuple[str]) -> StoreClosedError:
     """Return the error of a session whose directory is gone."""
     return StoreClosedError(
         f"session {key[0].partition('.')[0]} has ended: its directory is gone",
@@ -157,7 +166,7 @@ def ended(store: str, key: FileKey) -> StoreClosedError:
     )
 
 
-def not_an_object(store: str, key: FileKey) -> InvalidKeyError:
+def not_an_object(store: str, key: tuple[str]) -> InvalidKeyError:
     """Return the error of a name that stands for something that is not a plain file."""
     return InvalidKeyError(
         "not an object but a link, a directory or a device", store=store, key=key

@@ -9,9 +9,42 @@ from __future__ import annotations
 import contextlib
 import os
 
-__all__ = ["MARK", "in_memory", "make_root", "remove_root"]
+from proxyflow.connectors.url import StoreURL
+from proxyflow.errors import ConfigError
+
+__all__ = ["MARK", "as_directory", "check_local", "in_memory", "make_root", "remove_root"]
 
 MARK = ".made-by-proxyflow"
+
+
+def as_directory(path: str) -> str:
+    """Return the absolute path of a directory.
+
+    Raises
+    ------
+    ConfigError
+        If no directory can have the name.
+    """
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise ConfigError(f"not the name of a directory: {name!r}")
+    return os.path.abspath(name)
+
+
+def check_local(url: StoreURL, options: frozenset[str]) -> None:
+    """Refuse a URL that does not name a directory of this host, or has unknown options.
+
+    Raises
+    ------
+    ConfigError
+        Saying which.
+    """
+    url.check_options(options)
+    if url.authority not in ("", "localhost") or not url.path:
+        raise ConfigError(
+            f"{url} does not name a directory of this host",
+            remedy=f"write three slashes: {url.scheme}:///directory",
+        )
 
 
 def make_root(root: str) -> None:

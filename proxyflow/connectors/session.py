@@ -356,9 +356,10 @@ def _make_unfinished(root: str, name: str) -> str:
             return path
 
 
-def open_directory(path: str) -> int:
+def open_directory(path: str, within: int | None = None) -> int:
     """Return a descriptor of a directory; a symlink is not followed."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, dir_fd=within)
 
 
 def _sync(directory: str) -> None:
@@ -384,39 +385,52 @@ def remove_session(root: str, entry: str, fd: int) -> None:
     old = os.path.join(root, OLD + entry.removeprefix(NEW).removeprefix(OLD))
     with contextlib.suppress(FileNotFoundError):
         os.rename(os.path.join(root, entry), old)
-    while True:
-        # The record last: it says who is at it.
-        for name in sorted(names(fd), key=RECORD.__eq__):
-            _remove_entry(name, fd)
+    _remove_tree(old, None, fd)
+
+
+def _remove_tree(path: str, parent: int | None, fd: int) -> bool:
+    """Remove a directory and everything in it; False if NFS still keeps something there."""
+    while _remove_entries(fd):
         try:
-            os.rmdir(old)
+            os.rmdir(path, dir_fd=parent)
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            left = names(fd)
-            if left and all(map(_is_nfs_remnant, left)):
-                # The next sweep gets it.
-                return
-            # A process of the run stored one more object in between.
+            # A process of the run stored one more object in between; unless somebody has put
+            # another directory in the place of this one.
+            if not os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=parent)):
+                raise
         else:
-            return
+            return True
+    return False
 
 
-def _remove_entry(name: str, fd: int) -> None:
+def _remove_entries(fd: int) -> bool:
+    """Remove what is in a directory; False if NFS keeps some of it."""
+    gone = [_remove_entry(name, fd) for name in names(fd) if name != RECORD]
+    if not all(gone):
+        # The record stays, and says to the next sweep whose this was.
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(RECORD, dir_fd=fd)
+    return True
+
+
+def _remove_entry(name: str, fd: int) -> bool:
     if _is_nfs_remnant(name):
-        return
-    try:
-        os.unlink(name, dir_fd=fd)
-    except FileNotFoundError:
-        # Another sweeper was faster.
-        return
-    except (IsADirectoryError, PermissionError):
-        # Nothing here makes directories, but whatever is in a session goes with it.
-        if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            raise
-        shutil.rmtree(name, dir_fd=fd)
+        return False
+    # Another sweeper may be faster at each step.
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except (IsADirectoryError, PermissionError):
+            if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                raise
+            inner = Descriptor(open_directory(name, fd))
+            return _remove_tree(name, fd, inner.fd)
+    return True
 
 
 def _is_nfs_remnant(name: str) -> bool:

@@ -15,6 +15,7 @@ from proxystore.connectors.local import LocalConnector
 from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.flux import FluxConnector
 from proxyflow.connectors.lmdb import LMDBConnector
+from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.shm import SharedMemoryConnector
@@ -61,6 +62,24 @@ class TestFileConnectorWithoutUnnamedFiles(ConnectorConformance):
         # just as it does where it does not know the flag.
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
         with FileConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestMaildirConnector(ConnectorConformance):
+    connector_type = MaildirConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[MaildirConnector]:
+        with MaildirConnector(str(tmp_path / "store")) as connector:
+            yield connector
+
+
+class TestDurableMaildirConnector(ConnectorConformance):
+    connector_type = MaildirConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[MaildirConnector]:
+        with MaildirConnector(str(tmp_path / "store"), durable=True) as connector:
             yield connector
 
 

@@ -379,7 +379,10 @@ def test_errors_travel_between_processes_with_all_they_say() -> None:
 def test_the_public_names_are_these() -> None:
     """A name added or lost here is a promise made or broken."""
     assert [name for name in maildir.__all__ if not name.endswith("Error")] == [
+        "Delivery",
         "FileStore",
+        "Group",
         "Message",
+        "Topic",
     ]
     assert sorted(maildir.__all__) == maildir.__all__

@@ -6,6 +6,8 @@ being processed in ``cur``; each step is one rename, which happens for exactly o
 `FileStore` has the calls of `gocept.filestore <https://pypi.org/project/gocept.filestore/>`_, and
 those of a queue: messages with unique names, in order, claimed by one consumer each, and claimed
 anew if that consumer dies.
+
+`Topic` hands each message to several groups of consumers, to one consumer of each.
 """
 
 from __future__ import annotations
@@ -22,15 +24,20 @@ from proxyflow.storage.maildir.errors import (
     StoreFullError,
     StoreIOError,
     StoreNotPreparedError,
+    TopicEndedError,
     UnknownSectionError,
 )
+from proxyflow.storage.maildir.group import Delivery, Group
 from proxyflow.storage.maildir.message import Message
 from proxyflow.storage.maildir.store import FileStore
+from proxyflow.storage.maildir.topic import Topic
 
 __all__ = [
     "ClaimLostError",
+    "Delivery",
     "FileMissingError",
     "FileStore",
+    "Group",
     "InvalidDataError",
     "InvalidNameError",
     "MaildirError",
@@ -41,5 +48,7 @@ __all__ = [
     "StoreFullError",
     "StoreIOError",
     "StoreNotPreparedError",
+    "Topic",
+    "TopicEndedError",
     "UnknownSectionError",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
 
+from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.maildir import files
 from proxyflow.storage.maildir.errors import (
     InvalidNameError,
@@ -36,8 +37,15 @@ class FileAreas:
     `FileStore <proxyflow.storage.maildir.FileStore>` is this and a queue.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = False,
+        directory: Descriptor | None = None,
+    ) -> None:
         self._path = os.path.abspath(os.fspath(path))
+        self._directory = directory
         if "\0" in self._path:
             raise InvalidNameError("a path holds no NUL character", name=path)
         self._durable = durable
@@ -65,7 +73,7 @@ class FileAreas:
         if sections is None:
             if self._closed:
                 raise StoreClosedError("the store object was closed", store=self._path)
-            sections = self._sections = Sections(self._path)
+            sections = self._sections = Sections(self._path, self._directory)
         return sections
 
     def _current(self) -> Sections:
@@ -86,10 +94,14 @@ class FileAreas:
         """
         self._sections = None
         with io_errors("prepare the store", store=self._path):
-            os.makedirs(self._path, mode=0o700, exist_ok=True)
+            if self._directory is None:
+                os.makedirs(self._path, mode=0o700, exist_ok=True)
             for section in SECTIONS:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(section_path(self._path, section), mode=0o700)
+                    if self._directory is None:
+                        os.mkdir(section_path(self._path, section), mode=0o700)
+                    else:
+                        os.mkdir(section, mode=0o700, dir_fd=self._directory.fd)
             if self._durable:
                 for directory in (self._path, os.path.dirname(self._path)):
                     files.sync_directory(directory)

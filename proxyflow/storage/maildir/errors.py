@@ -8,6 +8,7 @@ One tree, so that ``except MaildirError`` catches all of it::
     ├── InvalidNameError           (ValueError)         a name that no file of the store can have
     ├── InvalidDataError           (TypeError)          data that is not bytes-like
     ├── ClaimLostError             (LookupError)        the message is not claimed, or not any more
+    ├── TopicEndedError            (ValueError)         nothing is appended to the topic any more
     └── StoreIOError               (OSError)            the file system refused; see ``errno``
         ├── StoreFullError                              no room left: ENOSPC, EDQUOT, EFBIG
         ├── StoreAccessError       (PermissionError)    not this user's to read or write
@@ -39,6 +40,7 @@ __all__ = [
     "StoreFullError",
     "StoreIOError",
     "StoreNotPreparedError",
+    "TopicEndedError",
     "UnknownSectionError",
 ]
 
@@ -116,6 +118,10 @@ class ClaimLostError(MaildirError, LookupError):
 
     After a recovery another consumer may be at work on it, so the claim is not taken back.
     """
+
+
+class TopicEndedError(MaildirError, ValueError):
+    """Somebody has said that nothing is appended to the topic any more."""
 
 
 class StoreIOError(MaildirError, OSError):

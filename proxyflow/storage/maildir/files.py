@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import pickle
 import stat
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from proxyflow.storage import fileio
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,9 +21,6 @@ MAP_BYTES = 64 * 1024
 
 # The system takes so many buffers in one call (IOV_MAX).
 _MOST_FRAMES = os.sysconf("SC_IOV_MAX")
-
-# Before Python 3.13 every mapping keeps a descriptor of its own.
-_MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -89,14 +86,20 @@ def read(fd: int) -> bytes:
 def view(fd: int) -> memoryview:
     """Return the file's content, writable and private, and close it.
 
-    The view is of a copy-on-write mapping, or of a copy if that is quicker: it stays as it is when
-    the file is removed, and writing to it changes nothing but itself.
+    The view is of a copy-on-write mapping, or of a copy if that is quicker or mappings hold half of
+    the descriptors there may be: it stays as it is when the file is removed, and writing to it
+    changes nothing but itself.
     """
-    with open(fd, "rb", buffering=0) as file:
+    try:
         size = os.fstat(fd).st_size
-        if size >= MAP_BYTES:
-            return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY, **_MAP_OPTIONS))
-        return memoryview(bytearray(file.readall()))
+        mapped = fileio.mappings.map(fd, size) if size >= MAP_BYTES else None
+        if mapped is not None:
+            return mapped
+        data = memoryview(bytearray(size))
+        fileio.read_into(fd, data)
+        return data
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Generator
 
+from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.maildir.errors import (
     StoreNotPreparedError,
     UnknownSectionError,
@@ -48,16 +49,24 @@ class Sections:
     time of a put, claim and acknowledgement), and nobody can exchange a directory underneath.
     Closing them with the last reference, not on request, keeps a thread that is still at work from
     using a number that meanwhile belongs to something else.
+
+    Parameters
+    ----------
+    path
+        The directory of the store.
+    directory
+        A descriptor of it, if it is not to be looked up by its path.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, directory: Descriptor | None = None) -> None:
         self.path = path
+        self._directory = directory
         self._fds: dict[str, int] = {}
         self._identities: dict[str, tuple[int, int]] = {}
         for section in SECTIONS:
-            directory = section_path(path, section)
+            name, parent = self._place(section)
             try:
-                self._fds[section] = os.open(directory, _DIRECTORY)
+                self._fds[section] = os.open(name, _DIRECTORY, dir_fd=parent)
             except FileNotFoundError as error:
                 raise StoreNotPreparedError(
                     f"there is no directory {section!r}",
@@ -67,10 +76,15 @@ class Sections:
                 ) from error
             except OSError as error:
                 raise io_error(error, f"open directory {section!r}", store=path) from error
-            self._identities[directory] = _identity(os.fstat(self._fds[section]))
+            self._identities[section] = _identity(os.fstat(self._fds[section]))
         self.tmp = self._fds["tmp"]
         self.new = self._fds["new"]
         self.cur = self._fds["cur"]
+
+    def _place(self, section: str) -> tuple[str, int | None]:
+        if self._directory is not None:
+            return section, self._directory.fd
+        return section_path(self.path, section), None
 
     def fd(self, section: str) -> int:
         """Return the descriptor; UnknownSectionError if there is no such section."""
@@ -82,11 +96,15 @@ class Sections:
         """Whether these are the directories found under the path now."""
         try:
             return all(
-                _identity(os.stat(directory, follow_symlinks=False)) == identity
-                for directory, identity in self._identities.items()
+                self._identity_now(section) == identity
+                for section, identity in self._identities.items()
             )
         except OSError:
             return False
+
+    def _identity_now(self, section: str) -> tuple[int, int]:
+        name, parent = self._place(section)
+        return _identity(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
     def files(self, section: str) -> Generator[str, None, None]:
         """Iterate over the names of regular files, in no order."""

@@ -44,6 +44,11 @@ class Stamp(NamedTuple):
         """Seconds since the stamp, by the clock of this host."""
         return (time.time_ns() - self.time_ns) / 1e9
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of the process that asks."""
+        return self._replace(time_ns=0) == _this_process(os.getpid())
+
     def is_dead(self) -> bool:
         """Whether the process is known to have ended; never a guess.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
+from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.maildir import files
 from proxyflow.storage.maildir.areas import FileAreas
 from proxyflow.storage.maildir.backlog import Backlog
@@ -21,15 +21,18 @@ from proxyflow.storage.maildir.errors import (
 from proxyflow.storage.maildir.message import Message
 from proxyflow.storage.maildir.names import checked_name, unique_name
 from proxyflow.storage.maildir.recovery import recover
-from proxyflow.storage.maildir.search import open_anywhere
-from proxyflow.storage.maildir.sections import SECTIONS, section_path
+from proxyflow.storage.maildir.scan import Stored, scan
+from proxyflow.storage.maildir.search import is_anywhere, open_anywhere, remove_anywhere
+from proxyflow.storage.maildir.sections import SECTIONS, Sections, section_path
 from proxyflow.storage.maildir.stamp import longest_stampable, stamped
-from proxyflow.storage.watch import DirectoryWatch
+from proxyflow.storage.maildir.watches import Watches
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["FileStore"]
+
+T = TypeVar("T")
 
 
 class FileStore(FileAreas):
@@ -46,6 +49,9 @@ class FileStore(FileAreas):
     durable
         Whether `put` makes sure that a message survives a crash of the machine before it returns.
         A message survives the crash of a process in any case.
+    directory
+        A descriptor of the directory, for who must not be led elsewhere should the path come to
+        mean something else. A pickled store goes by the path.
 
     Raises
     ------
@@ -77,15 +83,27 @@ class FileStore(FileAreas):
     >>> directory.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
-        self._idle_watches: list[DirectoryWatch] = []
-        super().__init__(path, durable=durable)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = False,
+        directory: Descriptor | None = None,
+    ) -> None:
+        super().__init__(path, durable=durable, directory=directory)
+        self._watches = Watches(section_path(self._path, "new"))
         self._backlog = Backlog()
         self._held: dict[str, Message] = {}
 
     # -- producing -------------------------------------------------------------------------------
 
-    def put(self, data: Buffer | Iterable[Buffer], *, durable: bool | None = None) -> str:
+    def put(
+        self,
+        data: Buffer | Iterable[Buffer],
+        *,
+        name: str | None = None,
+        durable: bool | None = None,
+    ) -> str:
         """Add a message and return its name.
 
         The message appears complete or not at all, and replaces none. Names sort by the time of
@@ -96,6 +114,9 @@ class FileStore(FileAreas):
         data
             Bytes-like, or several such, which are written one after the other without being
             joined.
+        name
+            A name for the message, which then replaces one that waits under it; for who has to
+            know it beforehand. By default a new one.
         durable
             Whether the message is on the disk, and would be found there after a crash of the
             machine, before the call returns. ``None``: as the store was opened.
@@ -106,14 +127,16 @@ class FileStore(FileAreas):
             There is no room. Nothing is left of the message.
         InvalidDataError
             The data is neither bytes-like nor a sequence of such.
+        InvalidNameError
+            No message can have the name.
         StoreNotPreparedError
             There is no store yet.
         """
+        name = unique_name() if name is None else checked_name(name, self._path)
         try:
             frames = files.as_frames(data)
         except TypeError as error:
             raise InvalidDataError(f"not bytes-like: {error}", store=self._path) from error
-        name = unique_name()
         if durable is None:
             durable = self._durable
         self._publish(name, "new", lambda fd: files.write_frames(fd, frames), durable)
@@ -258,33 +281,7 @@ class FileStore(FileAreas):
         StoreNotPreparedError
             There is no store, or it was removed meanwhile.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if self._is_waiting():
-            return True
-        if timeout is not None and timeout <= 0:
-            return False
-        with self._watching() as watch:
-            while not self._is_waiting():
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if not watch.wait(remaining):
-                    return False
-        return True
-
-    @contextlib.contextmanager
-    def _watching(self) -> Iterator[DirectoryWatch]:
-        # Kept for the next wait: the kernel may take 10 ms to end a watch, while a message waits.
-        try:
-            watch = self._idle_watches.pop()
-        except IndexError:
-            watch = DirectoryWatch(section_path(self._path, "new"))
-        try:
-            yield watch
-        finally:
-            # One is enough, unless several threads wait through this object all the time.
-            if self._closed or self._idle_watches:
-                watch.close()
-            else:
-                self._idle_watches.append(watch)
+        return self._watches.wait_until(self._is_waiting, timeout)
 
     def close(self) -> None:
         """Let go of the directories; closing twice is no error.
@@ -292,17 +289,7 @@ class FileStore(FileAreas):
         Claims outlive it: messages in hand can still be read, acknowledged and released.
         """
         super().close()
-        self._close_watches()
-
-    def _close_watches(self) -> None:
-        # One by one: another thread may be taking one to wait with.
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle_watches.pop().close()
-
-    def __del__(self) -> None:
-        # Code written for gocept.filestore knows of no close().
-        self._close_watches()
+        self._watches.close()
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -348,10 +335,55 @@ class FileStore(FileAreas):
         InvalidNameError
             No message can have this name.
         """
+        fd = self._reach("open", name, open_anywhere)
+        return None if fd is None else files.view(fd)
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a message, waiting or claimed.
+
+        Raises
+        ------
+        InvalidNameError
+            No message can have this name.
+        """
+        return bool(self._reach("look for", name, is_anywhere))
+
+    def discard(self, name: str) -> bool:
+        """Remove a message, waiting or claimed; a claim on it is then over.
+
+        Returns
+        -------
+        bool
+            Whether there was such a message.
+
+        Raises
+        ------
+        InvalidNameError
+            No message can have this name.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory, FileStore(directory) as store:
+        ...     store.prepare()
+        ...     name = store.put(b"never mind")
+        ...     store.discard(name), store.discard(name)
+        (True, False)
+        """
+        return bool(self._reach("remove", name, remove_anywhere))
+
+    def scan(self) -> Iterator[Stored]:
+        """Yield name, size and age of each message, waiting or claimed, in no order."""
+        return scan(self._current())
+
+    def _reach(self, action: str, name: str, reach: Callable[[Sections, str], T]) -> T:
+        """Do something with a message in whatever section it is."""
         name = checked_name(name, self._path)
         sections = self._open()
-        with io_errors("open", store=self._path, name=name):
-            fd = open_anywhere(sections, name)
-            if fd is None and (current := self._current()) is not sections:
-                fd = open_anywhere(current, name)
-            return None if fd is None else files.view(fd)
+        with io_errors(action, store=self._path, name=name):
+            result = reach(sections, name)
+            missing = result is None or result is False
+            if missing and (current := self._current()) is not sections:
+                # The directory was replaced.
+                result = reach(current, name)
+            return result

@@ -1,0 +1,27 @@
+"""The streaming example runs as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "stream.py"
+
+
+def test_every_frame_is_measured_though_a_worker_is_killed(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(tmp_path / "small.png"), "--frames", "60"],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "60 frames" in done.stdout
+    assert "120 of 120 answers, 0 objects left" in done.stdout
