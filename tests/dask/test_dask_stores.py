@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from proxystore.connectors.file import FileConnector
 from proxyflow import Store, get_factory
 from proxyflow.errors import ConfigError
 from proxyflow_dask import ProxyPlugin
+from proxyflow_dask.attachment import Attachment
+from tests.stores import any_store_url
+
+__all__ = ["any_store_url"]
 
 N = 50_000
 
@@ -51,6 +57,37 @@ def test_any_connector_serves(shared_cluster: Cluster, moving_store: Store, tmp_
         assert len(files(tmp_path)) == 4
         del futures
         until(lambda: not files(tmp_path))
+
+
+def test_each_of_our_connectors_serves(shared_cluster: Cluster, any_store_url: str) -> None:
+    """Arguments and results, alone and nested, exact; all evicted when Dask forgets the tasks."""
+    with Client(shared_cluster.address) as client:
+        client.register_plugin(ProxyPlugin(any_store_url, threshold="100 kB", results=True))
+        attachment = Attachment.of(client)
+        assert attachment is not None
+        assert attachment.use is not None
+        owner = attachment.use.owner
+        futures = client.map(tasks.total, [array(i) for i in range(4)])
+        assert client.gather(futures) == [float(N * i) for i in range(4)]
+        grown = client.submit(tasks.grow, array(7))
+        for _ in range(2):
+            assert float(grown.result()[0]) == 8
+        assert client.submit(tasks.total, grown).result() == 8 * N
+        assert len(list(owner.store.scan())) > 0
+        del futures, grown
+        gc.collect()
+        until(lambda: not list(owner.store.scan()) and len(owner) == 0)
+
+
+def test_a_lost_worker_with_each_connector(own_cluster: Cluster, any_store_url: str) -> None:
+    """Its result is computed again from the arguments that are still stored."""
+    with Client(own_cluster.address) as client:
+        client.register_plugin(ProxyPlugin(any_store_url, threshold="100 kB"))
+        made = client.submit(tasks.grow, array(1))
+        wait(made)
+        (address,) = client.who_has(made)[made.key]
+        os.kill(client.run(os.getpid, workers=[address])[address], signal.SIGKILL)
+        assert client.submit(tasks.total, made).result() == 2 * N
 
 
 def test_reading_ahead(shared_cluster: Cluster, moving_store: Store, tmp_path: Path) -> None:
