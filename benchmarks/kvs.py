@@ -1,9 +1,9 @@
 """How fast the KVS is: ``python -m benchmarks.kvs``.
 
-Each engine puts and gets what was measured on a real Flux, and, on the same Redis server, what the
-``RedisConnector`` of ProxyStore does. Candidates take turns, round by round, so that whatever else
-the machine does meets them alike; shown are medians, and
-ratios to ProxyStore.
+The connectors ``redis://`` and ``lmdb://`` and the KVS over each engine put and get what was measured
+on a real Flux, and what ProxyStore's ``RedisConnector`` puts and gets on the same Redis server.
+Candidates take turns, in an order drawn anew each round, so that whatever else the machine does meets
+them alike; shown are medians, and how many times as fast as ProxyStore each is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -18,9 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from proxyflow.connectors import open_url
 from proxyflow.storage import kvs
 from tests.redis_server import RedisServer, redis_server
 
+PEER = "proxystore redis"
 MIB = 1024 * 1024
 SIZES = {"1 KiB": 1024, "1 MiB": MIB, "100 MiB": 100 * MIB}
 
@@ -71,18 +74,23 @@ def over_kvs(name: str, handle: kvs.Handle) -> Candidate:
     return Candidate(name, put, get, drop, put_many)
 
 
-def over_proxystore(server: RedisServer, close: contextlib.ExitStack) -> Candidate:
-    """Return ProxyStore's connector to the same server."""
-    from proxystore.connectors.redis import RedisConnector
-
-    connector = RedisConnector("127.0.0.1", server.port)
-    close.callback(connector.close)
+def over_connector(name: str, connector: Any) -> Candidate:
+    """Return a connector."""
 
     def drop(keys: object) -> None:
         for key in keys if type(keys) is list else [keys]:
             connector.evict(key)
 
-    return Candidate("proxystore redis", connector.put, connector.get, drop, connector.put_batch)
+    return Candidate(name, connector.put, connector.get, drop, connector.put_batch)
+
+
+def over_proxystore(server: RedisServer, close: contextlib.ExitStack) -> Candidate:
+    """Return ProxyStore's connector to the same server."""
+    from proxystore.connectors.redis import RedisConnector as PeerConnector
+
+    connector = PeerConnector("127.0.0.1", server.port)
+    close.callback(connector.close)
+    return over_connector(PEER, connector)
 
 
 @contextlib.contextmanager
@@ -90,9 +98,12 @@ def candidates(directory: str) -> Iterator[list[Candidate]]:
     """Open all of them."""
     with contextlib.ExitStack() as close:
         server = close.enter_context(redis_server())
-        urls = {"memory": "memory://", "lmdb": f"lmdb://{directory}/kvs", "redis": server.url}
+        urls = {"kvs lmdb": f"lmdb://{directory}/kvs", "kvs redis": server.url}
         handles = {name: close.enter_context(kvs.open(url)) for name, url in urls.items()}
+        stores = {"redis://": server.url, "lmdb://": f"lmdb://{directory}/store"}
+        connectors = {name: close.enter_context(open_url(url)) for name, url in stores.items()}
         yield [
+            *(over_connector(name, connector) for name, connector in connectors.items()),
             *(over_kvs(name, handle) for name, handle in handles.items()),
             over_proxystore(server, close),
         ]
@@ -104,6 +115,8 @@ Timings = dict[str, dict[str, list[float]]]
 def measure(tried: list[Candidate], rounds: int) -> Timings:
     """Return seconds by what was done and by whom."""
     timings: Timings = {}
+    order = random.Random(0)
+    tried = list(tried)
 
     def timed(what: str, name: str, call: Callable[[Any], Any], argument: object) -> Any:
         start = time.perf_counter()
@@ -115,6 +128,7 @@ def measure(tried: list[Candidate], rounds: int) -> Timings:
     for label, size in SIZES.items():
         data = os.urandom(size)
         for _ in range(rounds if size > MIB else 20 * rounds):
+            order.shuffle(tried)
             for candidate in tried:
                 key = timed(f"{label} put+commit", candidate.name, candidate.put, data)
                 found = timed(f"{label} get", candidate.name, candidate.get, key)
@@ -122,6 +136,7 @@ def measure(tried: list[Candidate], rounds: int) -> Timings:
                 candidate.drop(key)
     values = [os.urandom(64) for _ in range(1000)]
     for _ in range(rounds):
+        order.shuffle(tried)
         for candidate in tried:
             keys = timed("1000 keys put+commit", candidate.name, candidate.put_many, values)
             candidate.drop(keys)
@@ -130,12 +145,12 @@ def measure(tried: list[Candidate], rounds: int) -> Timings:
 
 def report(timings: Timings, names: list[str]) -> None:
     """Print a table."""
-    print("milliseconds, median (ratio to proxystore redis; flux: recorded elsewhere)")
+    print(f"milliseconds, median (times as fast as {PEER}; flux: recorded elsewhere)")
     print(f"{'':22}" + "".join(f"{name:>20}" for name in [*names, "flux"]))
     for what, by_name in timings.items():
         medians = {name: statistics.median(by_name[name]) for name in names}
-        base = medians["proxystore redis"]
-        cells = [f"{medians[name] * 1e3:10.3f} ({medians[name] / base:5.2f})" for name in names]
+        base = medians[PEER]
+        cells = [f"{medians[name] * 1e3:10.3f} ({base / medians[name]:5.2f}x)" for name in names]
         print(
             f"{what:22}"
             + "".join(f"{cell:>20}" for cell in cells)
