@@ -1,9 +1,9 @@
 """How fast the KVS is: ``python -m benchmarks.kvs``.
 
-The connectors ``redis://`` and ``lmdb://`` and the KVS over each engine put and get what was measured
-on a real Flux, and what ProxyStore's ``RedisConnector`` puts and gets on the same Redis server.
-Candidates take turns, in an order drawn anew each round, so that whatever else the machine does meets
-them alike; shown are medians, and how many times as fast as ProxyStore each is.
+The connectors ``redis://`` and ``lmdb://`` and the KVS over each engine put and get what was
+measured on a real Flux, and what ProxyStore's ``RedisConnector`` puts and gets on the same Redis
+server. Candidates take turns, in an order drawn anew each round, so that whatever else the machine
+does meets them alike; shown are medians, and how many times as fast as ProxyStore each is.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 from typing import Any
 from weakref import WeakSet
 
-from proxyflow.connectors.kvs import KVSConnector, KVSKey, namespace_of, sessions_in
+from proxyflow.connectors.kvs import KVSConnector, namespace_of, sessions_in
 from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.session import new_name
 from proxyflow.connectors.url import StoreURL
@@ -15,7 +15,7 @@ from proxyflow.errors import StoreError
 from proxyflow.periodic import Periodic
 from proxyflow.storage import kvs
 
-__all__ = ["FluxConnector", "KVSKey"]
+__all__ = ["FluxConnector"]
 
 _LEASE = "lease"
 # Seconds for which an owner that does not renew its lease counts as alive: long, since what is

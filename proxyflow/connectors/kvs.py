@@ -1,38 +1,37 @@
 """Objects in a transactional KVS: what ``lmdb://`` and ``flux://`` have in common.
 
-A session is a namespace. An object is the value ``o.NAME``: its head, and its bytes if they fit one
-part; the parts of a larger one are ``p.NAME.NUMBER``. All of an object is one commit.
+A session is a namespace. An object is the value ``o.NAME``: its head, and its bytes if they are
+few; those of others are the values ``p.NAME.NUMBER``. All of an object is one commit.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SESSION_NAME, new_name
-from proxyflow.errors import CorruptObjectError, InvalidKeyError, StoreClosedError
+from proxyflow.connectors.session import SESSION_NAME
+from proxyflow.connectors.sessionkey import (
+    SessionKey,
+    SessionKeyMaker,
+    SessionKeySeries,
+    check_key,
+)
+from proxyflow.errors import CorruptObjectError, StoreClosedError
 from proxyflow.storage import kvs
 from proxyflow.storage.kvs.keys import split
 
-__all__ = ["KVSConnector", "KVSKey", "namespace_of", "sessions_in"]
+__all__ = ["KVSConnector", "namespace_of", "sessions_in"]
 
 _HEAD = struct.Struct("<dQ")
-_NAME = re.compile(r"[a-z2-7]{14}")
+# What is read with its head, by one look; more is read straight into place.
+_INLINE = 256 << 10
 _PREFIX = "proxyflow-"
-
-
-class KVSKey(NamedTuple):
-    """Key of an object in a :class:`KVSConnector`."""
-
-    session: str
-    name: str
 
 
 def namespace_of(session: str) -> str:
@@ -66,6 +65,7 @@ class KVSConnector(ABC):
         self._store = url
         self._name = session
         self._closed = False
+        self._make_key = SessionKeyMaker(session)
         with translated(url):
             self._handle = kvs.open(url)
 
@@ -106,11 +106,15 @@ class KVSConnector(ABC):
 
     # -- writing -------------------------------------------------------------------------------
 
-    def new_key(self, obj: Buffer | None = None) -> KVSKey:
+    def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return KVSKey(self._name, new_name(14))
+        return self._make_key()
 
-    def put(self, obj: Buffer) -> KVSKey:
+    def new_series(self) -> SessionKeySeries:
+        """Return keys by number under which nothing is stored yet."""
+        return SessionKeySeries.of(self._name)
+
+    def put(self, obj: Buffer) -> SessionKey:
         """Store an object and return its key.
 
         Raises
@@ -122,28 +126,28 @@ class KVSConnector(ABC):
         """
         return self.put_frames([obj])
 
-    def put_frames(self, frames: Sequence[Buffer]) -> KVSKey:
+    def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object and return its key."""
         key = self.new_key()
         self._write({key: flat(frames)})
         return key
 
-    def put_batch(self, objs: Sequence[Buffer]) -> list[KVSKey]:
+    def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects in one commit: all of them or none."""
         objects = {self.new_key(): flat([obj]) for obj in objs}
         self._write(objects)
         return list(objects)
 
-    def set(self, key: KVSKey, obj: Buffer) -> None:
+    def set(self, key: SessionKey, obj: Buffer) -> None:
         """Store an object under a key made by `new_key`, replacing one that is there."""
         self.set_frames(key, [obj])
 
-    def set_frames(self, key: KVSKey, frames: Sequence[Buffer]) -> None:
+    def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key."""
         self._locate(key)
         self._write({key: flat(frames)})
 
-    def _write(self, objects: dict[KVSKey, list[memoryview]]) -> None:
+    def _write(self, objects: dict[SessionKey, list[memoryview]]) -> None:
         self._check_open()
         for session in {key.session for key in objects}:
             mine = {key: pieces for key, pieces in objects.items() if key.session == session}
@@ -155,10 +159,10 @@ class KVSConnector(ABC):
                 for key, pieces in mine.items():
                     self._stage(transaction, key, pieces)
 
-    def _stage(self, transaction: kvs.KVSTxn, key: KVSKey, pieces: list[memoryview]) -> None:
+    def _stage(self, transaction: kvs.KVSTxn, key: SessionKey, pieces: list[memoryview]) -> None:
         nbytes = sum(piece.nbytes for piece in pieces)
         head = _HEAD.pack(time.time(), nbytes)
-        if nbytes <= self.part:
+        if nbytes <= _INLINE:
             transaction.put_parts(_object(key), [head, *pieces])
             return
         transaction.unlink(_parts(key))
@@ -168,93 +172,83 @@ class KVSConnector(ABC):
 
     # -- reading -------------------------------------------------------------------------------
 
-    def get(self, key: KVSKey) -> memoryview | None:
+    def get(self, key: SessionKey) -> memoryview | None:
         """Return the object in memory of the caller's own, or None if it is missing."""
         return self.get_fresh(key)
 
-    def get_fresh(self, key: KVSKey) -> memoryview | None:
+    def get_fresh(self, key: SessionKey) -> memoryview | None:
         """Return the object in memory of the caller's own, or None if it is missing."""
-        self._locate(key)
-        where, names = namespace_of(key.session), split(_object(key))
-        with translated(self._store, key):
-            while True:
-                state = self._state(where, names)
-                if state is None:
-                    return None
-                data = self._read(key, state.size)
-                # What is read in several steps counts only if it is still what it was.
-                after = self._state(where, names)
-                if after is not None and after.mark == state.mark:
-                    return data
+        return self.get_batch([key])[0]
 
-    def _state(self, namespace: str, names: Any) -> Any:
-        try:
-            return self._handle.backend.state(namespace, names)
-        except kvs.NamespaceError:
-            # The session has ended, and its objects with it.
-            return None
+    def get_batch(self, keys: Sequence[SessionKey]) -> list[memoryview | None]:
+        """Return several objects in the order of their keys, None for each missing one."""
+        for key in keys:
+            self._locate(key)
+        found: dict[SessionKey, memoryview | None] = {}
+        for session in {key.session for key in keys}:
+            mine = [key for key in keys if key.session == session]
+            for key, value in zip(mine, self._values(mine), strict=True):
+                found[key] = self._whole(key, value)
+        return [found[key] for key in keys]
 
-    def _read(self, key: KVSKey, size: int) -> memoryview:
-        where = namespace_of(key.session)
-        head = bytearray(_HEAD.size)
-        if size < len(head):
-            raise self._damaged(key)
-        try:
-            kvs.readinto(self._handle, _object(key), head, namespace=where)
-            _, nbytes = _HEAD.unpack(head)
-            whole = new_memory(nbytes)
-            if size == len(head) + nbytes:
-                kvs.readinto(self._handle, _object(key), whole, len(head), where)
+    def _values(self, keys: list[SessionKey]) -> list[bytes | None]:
+        """Return what is stored for objects of one session, of one moment."""
+        names = [split(_object(key)) for key in keys]
+        with translated(self._store, keys[0]):
+            try:
+                return self._handle.backend.read(namespace_of(keys[0].session), names)
+            except kvs.NamespaceError:
+                # The session has ended, and its objects with it.
+                return [None] * len(keys)
+
+    def _whole(self, key: SessionKey, value: bytes | None) -> memoryview | None:
+        """Return an object for the value that has its head."""
+        while value is not None:
+            if len(value) < _HEAD.size:
+                raise self._damaged(key)
+            _, nbytes = _HEAD.unpack_from(value)
+            if len(value) == _HEAD.size + nbytes:
+                return memoryview(bytearray(memoryview(value)[_HEAD.size :]))
+            whole = self._read_parts(key, nbytes)
+            # What was read in several looks counts only if it is still what it was.
+            value, before = self._values([key])[0], value
+            if value == before:
+                if whole is None:
+                    raise self._damaged(key)
                 return whole
-            for number, at in enumerate(range(0, nbytes, self.part)):
-                target = whole[at : at + self.part]
-                kvs.readinto(self._handle, f"{_parts(key)}.{number}", target, namespace=where)
-        except kvs.KeyNotFoundError:
-            # Evicted in the midst of it, which the caller will notice.
-            return memoryview(b"")
+        return None
+
+    def _read_parts(self, key: SessionKey, nbytes: int) -> memoryview | None:
+        whole = new_memory(nbytes)
+        where = namespace_of(key.session)
+        with translated(self._store, key):
+            try:
+                for number, at in enumerate(range(0, nbytes, self.part)):
+                    names = split(f"{_parts(key)}.{number}")
+                    target = whole[at : at + self.part]
+                    if self._handle.backend.readinto(where, names, target, 0) != target.nbytes:
+                        return None
+            except (kvs.KeyNotFoundError, kvs.NamespaceError):
+                return None
         return whole
 
-    def _damaged(self, key: KVSKey) -> CorruptObjectError:
+    def _damaged(self, key: SessionKey) -> CorruptObjectError:
         return CorruptObjectError(
             "something else has written to this object's values", store=self._store, key=key
         )
 
-    def get_batch(self, keys: Sequence[KVSKey]) -> list[memoryview | None]:
-        """Return several objects in the order of their keys, None for each missing one."""
-        for key in keys:
-            self._locate(key)
-        found: dict[KVSKey, memoryview | None] = {}
-        for session in {key.session for key in keys}:
-            mine = [key for key in keys if key.session == session]
-            with translated(self._store, mine[0]):
-                values = self._values(namespace_of(session), [_object(key) for key in mine])
-            for key, value in zip(mine, values, strict=True):
-                found[key] = self._whole(key, value)
-        return [found[key] for key in keys]
-
-    def _values(self, namespace: str, names: list[str]) -> list[Any]:
-        try:
-            return kvs.get_many(self._handle, names, namespace, raw=True)
-        except kvs.NamespaceError:
-            return [kvs.MISSING] * len(names)
-
-    def _whole(self, key: KVSKey, value: Any) -> memoryview | None:
-        if value is kvs.MISSING:
-            return None
-        if len(value) < _HEAD.size:
-            raise self._damaged(key)
-        _, nbytes = _HEAD.unpack_from(value)
-        if len(value) == _HEAD.size + nbytes:
-            return memoryview(bytearray(memoryview(value)[_HEAD.size :]))
-        return self.get_fresh(key)
-
-    def exists(self, key: KVSKey) -> bool:
+    def exists(self, key: SessionKey) -> bool:
         """Return whether an object is stored under the key."""
         self._locate(key)
         with translated(self._store, key):
-            return self._state(namespace_of(key.session), split(_object(key))) is not None
+            try:
+                state = self._handle.backend.state(namespace_of(key.session), split(_object(key)))
+            except kvs.NamespaceError:
+                # The session has ended, and its objects with it.
+                return False
+            return state is not None
 
-    def wait(self, key: KVSKey, timeout: float | None = None) -> bool:
+    def wait(self, key: SessionKey, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over.
 
         Raises
@@ -266,7 +260,6 @@ class KVSConnector(ABC):
         where, names = namespace_of(key.session), split(_object(key))
         deadline = None if timeout is None else time.monotonic() + timeout
         with translated(self._store, key), self._handle.backend.watch(where, names) as watcher:
-            # Not `_state`: a session that has ended ends the waiting.
             while self._handle.backend.state(where, names) is None:
                 self._check_open()
                 remaining = None if deadline is None else deadline - time.monotonic()
@@ -277,7 +270,7 @@ class KVSConnector(ABC):
 
     # -- removing ------------------------------------------------------------------------------
 
-    def evict(self, key: KVSKey) -> None:
+    def evict(self, key: SessionKey) -> None:
         """Remove the object; removing a missing one is no error."""
         self._locate(key)
         with translated(self._store, key):
@@ -307,20 +300,13 @@ class KVSConnector(ABC):
                 except kvs.KeyNotFoundError:
                     continue
             modified, nbytes = _HEAD.unpack(head)
-            yield StoredObject(KVSKey(self._name, name), nbytes, modified)
+            yield StoredObject(SessionKey(self._name, name), nbytes, modified)
 
     # -- keys ----------------------------------------------------------------------------------
 
-    def _locate(self, key: KVSKey) -> None:
+    def _locate(self, key: SessionKey) -> None:
         self._check_open()
-        if not (
-            isinstance(key, tuple)
-            and len(key) == 2
-            and all(isinstance(part, str) for part in key)
-            and SESSION_NAME.fullmatch(key[0])
-            and _NAME.fullmatch(key[1])
-        ):
-            raise InvalidKeyError("not a key of this store", store=self._store, key=key)
+        check_key(key, self._store)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -335,9 +321,9 @@ class KVSConnector(ABC):
             )
 
 
-def _object(key: KVSKey) -> str:
+def _object(key: SessionKey) -> str:
     return f"o.{key.name}"
 
 
-def _parts(key: KVSKey) -> str:
+def _parts(key: SessionKey) -> str:
     return f"p.{key.name}"

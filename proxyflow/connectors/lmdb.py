@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from proxyflow.connectors.kvs import KVSConnector, KVSKey, namespace_of, sessions_in
+from proxyflow.connectors.kvs import KVSConnector, namespace_of, sessions_in
 from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.session import SessionDirectory
 from proxyflow.connectors.sweep import sweep
@@ -13,7 +13,7 @@ from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError
 from proxyflow.storage import kvs
 
-__all__ = ["KVSKey", "LMDBConnector"]
+__all__ = ["LMDBConnector"]
 
 # Beside the database: who owns which session, as directories that are locked.
 _OWNERS = "sessions"

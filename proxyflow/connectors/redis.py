@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,25 +17,28 @@ from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.redislayout import (
     EVICT,
-    HEAD,
     PART,
+    SHOW,
     Head,
-    RedisKey,
-    check_key,
     hash_of,
     object_field,
 )
 from proxyflow.connectors.redislease import LEASE, RedisSession
-from proxyflow.connectors.session import new_name
+from proxyflow.connectors.sessionkey import (
+    SessionKey,
+    SessionKeyMaker,
+    SessionKeySeries,
+    check_key,
+)
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, CorruptObjectError
 from proxyflow.storage.kvs.engines.redis_client import Subscription
 from proxyflow.storage.kvs.engines.resp import Command
 
-__all__ = ["RedisConnector", "RedisKey"]
+__all__ = ["RedisConnector"]
 
 _PASSWORD = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
-_PARTS_AT_ONCE = 64
+_PARTS_AT_ONCE = 1024
 _SMALL_REPLIES_UNDER_WAY = 64
 _KEYS_AT_ONCE = 1000
 # Expiry is not announced; who waits for an object looks this often whether it can still come.
@@ -47,8 +49,8 @@ class RedisConnector:
     """Objects in a Redis or Valkey server.
 
     An object is written without joining its pieces and read straight into the memory it is to
-    have. A large one goes in parts and becomes visible with the last write, so there is no limit of
-    512 MB and never half an object.
+    have. A large one goes in parts and becomes visible with the last command, so there is no limit
+    of 512 MB and never half an object.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ class RedisConnector:
     def __init__(self, url: str, session: str | None = None, lease: float = LEASE) -> None:
         _check_password(url)
         self._session = RedisSession(url, session, lease)
+        self._make_key = SessionKeyMaker(self.session)
 
     @classmethod
     def from_url(cls, url: StoreURL) -> RedisConnector:
@@ -159,11 +162,15 @@ class RedisConnector:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def new_key(self, obj: Buffer | None = None) -> RedisKey:
+    def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return RedisKey(self.session, new_name(14))
+        return self._make_key()
 
-    def put(self, obj: Buffer) -> RedisKey:
+    def new_series(self) -> SessionKeySeries:
+        """Return keys by number under which nothing is stored yet."""
+        return SessionKeySeries.of(self.session)
+
+    def put(self, obj: Buffer) -> SessionKey:
         """Store an object and return its key.
 
         Raises
@@ -175,95 +182,119 @@ class RedisConnector:
         """
         return self.put_frames([obj])
 
-    def put_frames(self, frames: Sequence[Buffer]) -> RedisKey:
+    def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
         key = self.new_key()
         self._write({key: flat(frames)})
         return key
 
-    def put_batch(self, objs: Sequence[Buffer]) -> list[RedisKey]:
+    def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects, small ones in one round trip; all of them or none."""
         objects = {self.new_key(): flat([obj]) for obj in objs}
         self._write(objects)
         return list(objects)
 
-    def set(self, key: RedisKey, obj: Buffer) -> None:
+    def set(self, key: SessionKey, obj: Buffer) -> None:
         """Store an object under a key made by `new_key`, replacing one that is there."""
         self.set_frames(key, [obj])
 
-    def set_frames(self, key: RedisKey, frames: Sequence[Buffer]) -> None:
+    def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, and tell those who wait for it."""
         self._locate(key)
-        field = object_field(key)
-        replaced, *_ = self._write(
+        replies = self._write(
             {key: flat(frames)},
-            before=[[b"EVAL", HEAD, 1, hash_of(key.session), field]],
+            before=[[b"HGET", hash_of(key.session), object_field(key)]],
             after=[[b"PUBLISH", _channel(key), b"set"]],
         )
-        old = Head.read(replaced)
-        if old is not None:
-            self._remove(key, old.parts(key))
+        replaced = Head.read(replies[0] or b"")
+        if replaced is not None:
+            self._unlink(replaced.parts(key))
 
     def _write(
         self,
-        objects: dict[RedisKey, list[memoryview]],
+        objects: dict[SessionKey, list[memoryview]],
         before: Sequence[Command] = (),
         after: Sequence[Command] = (),
     ) -> list[Any]:
         """Write objects, with other commands before and after they become visible."""
+        if not objects:
+            return []
         heads = {
             key: Head.new(sum(piece.nbytes for piece in pieces)) for key, pieces in objects.items()
         }
-        last = next(iter(objects), None)
+        first = next(iter(objects))
+        hash_ = hash_of(first.session)
         try:
-            commands = [*before, *(self._store(k, heads[k], p) for k, p in objects.items()), *after]
-            # Whether the sessions are there is asked last: writing would make them anew.
-            sessions = {key.session: key for key in objects}
-            commands += [[b"HEXISTS", hash_of(name), b"owner"] for name in sessions]
-            replies = self._session.exchange(commands, last) if objects else []
+            pending = [*before, *self._stored_whole(objects, heads)]
+            for key, head in heads.items():
+                pending = self._store_parts(key, head, objects[key], pending)
+            # Whether the session is there is asked last: writing would make it anew.
+            replies = self._session.exchange(
+                [*pending, *after, [b"HEXISTS", hash_, b"owner"]], first
+            )
         except BaseException:
             self._give_up(heads)
             raise
-        for key, there in zip(reversed(sessions.values()), reversed(replies), strict=False):
-            if not there:
-                self._session.exchange([[b"UNLINK", hash_of(key.session)]])
-                raise self._session.ended(key)
+        if not replies[-1]:
+            parts = [part for key, head in heads.items() for part in head.parts(key)]
+            self._session.exchange([[b"UNLINK", hash_, *parts]])
+            raise self._session.ended(first)
         return replies
 
-    def _store(self, key: RedisKey, head: Head, pieces: list[memoryview]) -> Command:
-        """Write the parts of an object, if it has any; return the command that shows it."""
-        hash_ = hash_of(key.session)
-        fields = head.parts(key)
-        parts = zip(fields, cut(pieces, PART), strict=False)
-        while some := list(islice(parts, _PARTS_AT_ONCE)):
-            self._session.exchange([[b"HSET", hash_, field, part] for field, part in some], key)
-        return [b"HSET", hash_, object_field(key), [head.pack(), *([] if fields else pieces)]]
+    @staticmethod
+    def _stored_whole(
+        objects: dict[SessionKey, list[memoryview]], heads: dict[SessionKey, Head]
+    ) -> list[Command]:
+        """Return the command that stores all the small objects, if there are any."""
+        pairs: list[Any] = []
+        for key, head in heads.items():
+            if not head.parts(key):
+                # So few bytes are joined sooner than sent in pieces.
+                pairs += [object_field(key), b"".join([head.pack(), *objects[key]])]
+        session = next(iter(objects)).session
+        return [[b"HSET", hash_of(session), *pairs]] if pairs else []
 
-    def _give_up(self, heads: dict[RedisKey, Head]) -> None:
+    def _store_parts(
+        self, key: SessionKey, head: Head, pieces: list[memoryview], pending: list[Command]
+    ) -> list[Command]:
+        """Write the parts of a large object but the last; return what is still to be sent."""
+        names = head.parts(key)
+        if not names:
+            return pending
+        lasts = self._session.milliseconds
+        for name, part in zip(names, cut(pieces, PART), strict=True):
+            if len(pending) >= _PARTS_AT_ONCE:
+                self._session.exchange(pending, key)
+                pending = []
+            pending.append([b"SET", name, part, b"PX", lasts])
+        keys = [hash_of(key.session), *names]
+        return [*pending, [b"EVAL", SHOW, len(keys), *keys, object_field(key), head.pack()]]
+
+    def _give_up(self, heads: dict[SessionKey, Head]) -> None:
         """Remove what a write that failed has left, if the server can be reached."""
         for key, head in heads.items():
             try:
-                self._remove(key, [object_field(key), *head.parts(key)])
+                self._unlink(head.parts(key))
+                self._session.exchange([[b"HDEL", hash_of(key.session), object_field(key)]], key)
             except ConnectionError:
-                # Parts without a head: nobody sees them, and they go with the session.
+                # What is left is seen by nobody, and expires.
                 return
 
-    def _remove(self, key: RedisKey, fields: list[bytes]) -> None:
-        for at in range(0, len(fields), _KEYS_AT_ONCE):
-            some = fields[at : at + _KEYS_AT_ONCE]
-            self._session.exchange([[b"HDEL", hash_of(key.session), *some]], key)
+    def _unlink(self, parts: list[bytes]) -> None:
+        for at in range(0, len(parts), _KEYS_AT_ONCE):
+            self._session.exchange([[b"UNLINK", *parts[at : at + _KEYS_AT_ONCE]]])
 
     # -- reading -------------------------------------------------------------------------------
 
-    def get(self, key: RedisKey) -> memoryview | None:
+    def get(self, key: SessionKey) -> memoryview | None:
         """Return the object in memory of the caller's own, or None if it is missing."""
         return self.get_fresh(key)
 
-    def get_fresh(self, key: RedisKey) -> memoryview | None:
+    def get_fresh(self, key: SessionKey) -> memoryview | None:
         """Return the object in memory of the caller's own, or None if it is missing."""
         return self.get_batch([key])[0]
 
-    def get_batch(self, keys: Sequence[RedisKey]) -> list[memoryview | None]:
+    def get_batch(self, keys: Sequence[SessionKey]) -> list[memoryview | None]:
         """Return several objects, small ones in one round trip; None for each missing one."""
         for key in keys:
             self._locate(key)
@@ -274,7 +305,7 @@ class RedisConnector:
             found = self._session.client.fetch(commands, under_way=_SMALL_REPLIES_UNDER_WAY)
         return [self._object(key, data) for key, data in zip(keys, found, strict=True)]
 
-    def _object(self, key: RedisKey, data: Any) -> memoryview | None:
+    def _object(self, key: SessionKey, data: Any) -> memoryview | None:
         if data is None:
             return None
         head = Head.read(data)
@@ -287,33 +318,36 @@ class RedisConnector:
             return self._read_parts(key, head)
         return content
 
-    def _read_parts(self, key: RedisKey, head: Head) -> memoryview | None:
+    def _read_parts(self, key: SessionKey, head: Head) -> memoryview | None:
         whole = new_memory(head.nbytes)
         targets = [whole[at : at + PART] for at in range(0, head.nbytes, PART)]
-        commands: list[Command] = [
-            [b"HGET", hash_of(key.session), field] for field in head.parts(key)
-        ]
+        commands: list[Command] = [[b"GET", name] for name in head.parts(key)]
         with translated(self._session.url, key):
             replies = self._session.client.fetch(commands, targets)
-        if None in replies:
+        if None in replies and not self._is(key, head):
             # Removed or replaced in the meantime.
-            return self.get_fresh(key) if self.exists(key) else None
+            return self.get_fresh(key)
         if any(reply != target.nbytes for reply, target in zip(replies, targets, strict=True)):
             raise self._damaged(key)
         return whole
 
-    def _damaged(self, key: RedisKey) -> CorruptObjectError:
+    def _is(self, key: SessionKey, head: Head) -> bool:
+        """Return whether an object is still the one that has this head."""
+        asked: Command = [b"HGET", hash_of(key.session), object_field(key)]
+        return Head.read(self._session.exchange([asked], key)[0] or b"") == head
+
+    def _damaged(self, key: SessionKey) -> CorruptObjectError:
         return CorruptObjectError(
             "something else has written to this object's fields", store=self._session.url, key=key
         )
 
-    def exists(self, key: RedisKey) -> bool:
+    def exists(self, key: SessionKey) -> bool:
         """Return whether an object is stored under the key."""
         self._locate(key)
         asked: Command = [b"HEXISTS", hash_of(key.session), object_field(key)]
         return bool(self._session.exchange([asked], key)[0])
 
-    def wait(self, key: RedisKey, timeout: float | None = None) -> bool:
+    def wait(self, key: SessionKey, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over.
 
         Raises
@@ -339,11 +373,10 @@ class RedisConnector:
 
     # -- removing ------------------------------------------------------------------------------
 
-    def evict(self, key: RedisKey) -> None:
+    def evict(self, key: SessionKey) -> None:
         """Remove the object; removing a missing one is no error."""
         self._locate(key)
-        script: Command = [b"EVAL", EVICT, 1, hash_of(key.session), key.name.encode(), PART]
-        self._session.exchange([script], key)
+        self._session.exchange([[b"EVAL", EVICT, 1, hash_of(key.session), object_field(key)]], key)
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
@@ -351,19 +384,19 @@ class RedisConnector:
         fields = [f for f in self._session.exchange([[b"HKEYS", hash_]])[0] if f[:2] == b"o:"]
         for at in range(0, len(fields), _KEYS_AT_ONCE):
             some = fields[at : at + _KEYS_AT_ONCE]
-            heads = self._session.exchange([[b"EVAL", HEAD, 1, hash_, field] for field in some])
-            for field, data in zip(some, heads, strict=True):
-                head = Head.read(data)
+            found = self._session.exchange([[b"HMGET", hash_, *some]])[0]
+            for field, data in zip(some, found, strict=True):
+                head = Head.read(data or b"")
                 if head is not None:
-                    key = RedisKey(self.session, field[2:].decode())
+                    key = SessionKey(self.session, field[2:].decode())
                     yield StoredObject(key, head.nbytes, head.modified)
 
-    def _locate(self, key: RedisKey) -> None:
+    def _locate(self, key: SessionKey) -> None:
         self._session.check_open(key)
         check_key(key, self._session.url)
 
 
-def _channel(key: RedisKey) -> bytes:
+def _channel(key: SessionKey) -> bytes:
     return hash_of(key.session) + b":" + key.name.encode()
 
 

@@ -1,97 +1,113 @@
-"""How objects lie in a Redis server: one hash for a session, one field or a few for an object.
+"""How objects lie in a Redis server.
 
-Fields of the hash ``proxyflow:SESSION``::
+A session is one hash, ``proxyflow:SESSION``, with the fields::
 
-    owner              who began the session
-    holders            how many keep it alive
-    o:NAME             an object: its head, and its bytes if they fit one part
-    p:NAME:NUMBER:AT   the parts of a larger one, written before its head; a random number tells
-                       those of one write from those of the next
+    owner     who began the session
+    holders   how many keep it alive
+    o:NAME    an object: its head, and its bytes if they are few
+
+The bytes of other objects are strings, ``proxyflow:SESSION:NAME:NUMBER:AT``, written before the
+head; a random number tells those of one write from those of the next. They expire like the hash.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import struct
 import time
 from typing import Any, NamedTuple
 
-from proxyflow.connectors.session import SESSION_NAME
-from proxyflow.errors import InvalidKeyError
+from proxyflow.connectors.sessionkey import SessionKey
 
 __all__ = [
+    "END",
     "EVICT",
-    "HEAD",
+    "INLINE",
     "PART",
     "PREFIX",
+    "RENEW",
+    "SHOW",
     "Head",
-    "RedisKey",
-    "check_key",
     "hash_of",
     "object_field",
 ]
 
 PREFIX = b"proxyflow:"
 
+INLINE = 12 << 10
+"""Up to how many bytes lie in the hash: a longer value the server would copy once more."""
+
 PART = 1 << 20
-"""How many bytes to a field: a server that puts a large reply together takes several times as long
+"""How many bytes to a string: a server that puts a large reply together takes several times as long
 as for small ones, and none takes more than 512 MB."""
 
-_HEAD = struct.Struct("<dQQ")
-_NAME = re.compile(r"[a-z2-7]{14}")
+_HEAD = "%017.6f:%015d:%016x:"
+_HEAD_SIZE = 51
 
-HEAD = b"return string.sub(redis.call('HGET', KEYS[1], ARGV[1]) or '', 1, 24)"
-"""Script that returns the head of the object in a field, and nothing of its bytes."""
+# Heads are text, as scripts read them too.
+_PARTS_OF = b"""
+local function parts_of(hash, field, head)
+  local nbytes = tonumber(string.sub(head, 19, 33)) or 0
+  local found = {}
+  if nbytes > %d then
+    local prefix = hash .. ':' .. string.sub(field, 3) .. ':' .. string.sub(head, 35, 50) .. ':'
+    for at = 0, math.ceil(nbytes / %d) - 1 do found[at + 1] = prefix .. at end
+  end
+  return found
+end
+""" % (INLINE, PART)
 
-EVICT = b"""
-local field = 'o:' .. ARGV[1]
-local size = redis.call('HSTRLEN', KEYS[1], field)
-if size == 24 then
-  local _, nbytes, number = struct.unpack('<dc8c8', redis.call('HGET', KEYS[1], field))
-  local low, high = struct.unpack('<I4I4', nbytes)
-  local hex = ''
-  for i = 8, 1, -1 do hex = hex .. string.format('%02x', string.byte(number, i)) end
-  for at = 0, math.ceil((low + high * 4294967296) / tonumber(ARGV[2])) - 1 do
-    redis.call('HDEL', KEYS[1], 'p:' .. ARGV[1] .. ':' .. hex .. ':' .. at)
+SHOW = b"""
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 then return redis.error_reply('OOM a part is missing') end
+end
+return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+"""
+"""Script that shows an object, if all its parts are there. Keys: the hash and the parts; arguments:
+the field and the head."""
+
+EVICT = (
+    _PARTS_OF
+    + b"""
+local head = redis.call('HGET', KEYS[1], ARGV[1])
+if not head then return 0 end
+for _, part in ipairs(parts_of(KEYS[1], ARGV[1], head)) do redis.call('UNLINK', part) end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+)
+"""Script that removes an object with its parts. Key: the hash; argument: the field."""
+
+RENEW = (
+    _PARTS_OF
+    + b"""
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 2) == 'o:' then
+    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do
+      redis.call('PEXPIRE', part, ARGV[1])
+    end
   end
 end
-return redis.call('HDEL', KEYS[1], field)
+return 1
 """
-"""Script that removes an object with its parts, in one round trip."""
+)
+"""Script that puts off the expiry of a session and of all in it. Key: the hash; argument: the
+milliseconds."""
 
-
-class RedisKey(NamedTuple):
-    """Key of an object in a :class:`RedisConnector`."""
-
-    session: str
-    name: str
-
-
-def check_key(key: Any, store: str) -> None:
-    """Refuse what is not a key.
-
-    Raises
-    ------
-    InvalidKeyError
-        If it is not.
-
-    Examples
-    --------
-    >>> check_key(RedisKey("k3v5qa2mbx", "abcdefghijklmn"), "redis://host")
-    >>> check_key(RedisKey("k3v5qa2mbx", "owner"), "redis://host")
-    Traceback (most recent call last):
-        ...
-    proxyflow.errors.InvalidKeyError: not a key of this store; store redis://host; key ...
-    """
-    if not (
-        isinstance(key, tuple)
-        and len(key) == 2
-        and all(isinstance(part, str) for part in key)
-        and SESSION_NAME.fullmatch(key[0])
-        and _NAME.fullmatch(key[1])
-    ):
-        raise InvalidKeyError("not a key of this store", store=store, key=key)
+END = (
+    _PARTS_OF
+    + b"""
+if redis.call('HINCRBY', KEYS[1], 'holders', -1) > 0 then return 0 end
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 2) == 'o:' then
+    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do redis.call('UNLINK', part) end
+  end
+end
+return redis.call('UNLINK', KEYS[1])
+"""
+)
+"""Script that lets go of a session, and removes it with all in it if nobody else holds it."""
 
 
 def hash_of(session: str) -> bytes:
@@ -99,7 +115,7 @@ def hash_of(session: str) -> bytes:
     return PREFIX + session.encode()
 
 
-def object_field(key: RedisKey) -> bytes:
+def object_field(key: SessionKey) -> bytes:
     """Return the field of an object."""
     return b"o:" + key.name.encode()
 
@@ -115,24 +131,30 @@ class Head(NamedTuple):
     @classmethod
     def new(cls, nbytes: int) -> Head:
         """Return the head of an object that is about to be written."""
-        return cls(time.time(), nbytes, int.from_bytes(os.urandom(8)))
+        number = int.from_bytes(os.urandom(8)) if nbytes > INLINE else 0
+        return cls(time.time(), nbytes, number)
 
     @classmethod
     def read(cls, data: Any) -> Head | None:
         """Return the head at the start of a field; None if there is none."""
-        return cls(*_HEAD.unpack_from(data)) if len(data) >= _HEAD.size else None
+        try:
+            modified, nbytes, number, _ = bytes(data[:_HEAD_SIZE]).split(b":")
+            return cls(float(modified), int(nbytes), int(number, 16))
+        except ValueError:
+            return None
 
-    def pack(self) -> memoryview:
+    def pack(self) -> bytes:
         """Return the head as bytes."""
-        return memoryview(_HEAD.pack(*self))
+        return (_HEAD % self).encode()
 
     @staticmethod
     def content(data: Any) -> memoryview:
         """Return what follows the head in a field."""
-        return memoryview(data)[_HEAD.size :]
+        return memoryview(data)[_HEAD_SIZE:]
 
-    def parts(self, key: RedisKey) -> list[bytes]:
-        """Return the fields of the parts."""
-        count = -(-self.nbytes // PART) if self.nbytes > PART else 0
-        prefix = b"p:%s:%016x:" % (key.name.encode(), self.number)
-        return [prefix + b"%d" % at for at in range(count)]
+    def parts(self, key: SessionKey) -> list[bytes]:
+        """Return the keys of the parts."""
+        if self.nbytes <= INLINE:
+            return []
+        prefix = b"%s:%s:%016x:" % (hash_of(key.session), key.name.encode(), self.number)
+        return [prefix + b"%d" % at for at in range(-(-self.nbytes // PART))]

@@ -11,8 +11,9 @@ from typing import Any
 from weakref import WeakSet
 
 from proxyflow.connectors.kvserrors import translated
-from proxyflow.connectors.redislayout import PREFIX, RedisKey, hash_of
+from proxyflow.connectors.redislayout import END, PREFIX, RENEW, hash_of
 from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.connectors.sessionkey import SessionKey
 from proxyflow.errors import StoreClosedError
 from proxyflow.periodic import Periodic
 from proxyflow.storage.kvs.engines.redis_address import Address
@@ -27,6 +28,7 @@ LEASE = 60.0
 # How often in that time it is renewed.
 _RENEWALS = 4
 _KEYS_AT_ONCE = 1000
+_HASHES = PREFIX + b"?" * 10
 
 
 class RedisSession:
@@ -74,7 +76,7 @@ class RedisSession:
         """Whether this object keeps the session alive; never true in a forked child."""
         return self._holder == os.getpid()
 
-    def exchange(self, commands: Sequence[Command], key: RedisKey | None = None) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], key: SessionKey | None = None) -> list[Any]:
         """Send commands in one go and return their replies.
 
         Raises
@@ -86,18 +88,18 @@ class RedisSession:
         with translated(self.url, key):
             return list(self.client.exchange(commands))
 
-    def check_open(self, key: RedisKey | None = None) -> None:
+    def check_open(self, key: SessionKey | None = None) -> None:
         """Raise StoreClosedError if this object has been closed."""
         if self.closed:
             raise StoreClosedError("the store has been closed", store=self.url, key=key)
 
-    def check(self, key: RedisKey | None = None) -> None:
+    def check(self, key: SessionKey | None = None) -> None:
         """Raise StoreClosedError if the session, or that of a key, has ended."""
         name = self.name if key is None else key.session
         if not self.exchange([[b"HEXISTS", hash_of(name), b"owner"]], key)[0]:
             raise self.ended(key)
 
-    def ended(self, key: RedisKey | None = None) -> StoreClosedError:
+    def ended(self, key: SessionKey | None = None) -> StoreClosedError:
         """Return the error of a session that is not there any more."""
         name = self.name if key is None else key.session
         return StoreClosedError(
@@ -113,7 +115,8 @@ class RedisSession:
     def _begin(self) -> None:
         record = {"host": socket.gethostname(), "pid": os.getpid(), "created": time.time()}
         fields: Command = [b"owner", json.dumps(record).encode(), b"holders", b"1"]
-        self.exchange([[b"HSET", hash_of(self.name), *fields], self._renewal()])
+        begun: Command = [b"HSET", hash_of(self.name), *fields]
+        self.exchange([begun, [b"PEXPIRE", hash_of(self.name), self.milliseconds]])
         self._keep_alive()
 
     def hold(self) -> None:
@@ -141,10 +144,12 @@ class RedisSession:
 
     def renew(self) -> None:
         """Put off the expiry."""
-        self.exchange([self._renewal()])
+        self.exchange([[b"EVAL", RENEW, 1, hash_of(self.name), self.milliseconds]])
 
-    def _renewal(self) -> Command:
-        return [b"PEXPIRE", hash_of(self.name), max(1, int(self.lease * 1000))]
+    @property
+    def milliseconds(self) -> int:
+        """How long what is written lasts when nobody renews it."""
+        return max(1, int(self.lease * 1000))
 
     @property
     def renewal_interval(self) -> float:
@@ -158,9 +163,7 @@ class RedisSession:
         _held.discard(self)
         try:
             if self.owner:
-                hash_ = hash_of(self.name)
-                if self.exchange([[b"HINCRBY", hash_, b"holders", -1]])[0] <= 0:
-                    self.exchange([[b"UNLINK", hash_]])
+                self.exchange([[b"EVAL", END, 1, hash_of(self.name)]])
         finally:
             self.closed = True
             self.client.close()
@@ -175,7 +178,7 @@ class RedisSession:
         swept = []
         while True:
             cursor, hashes = self.exchange(
-                [[b"SCAN", cursor, b"MATCH", PREFIX + b"*", b"COUNT", _KEYS_AT_ONCE]]
+                [[b"SCAN", cursor, b"MATCH", _HASHES, b"COUNT", _KEYS_AT_ONCE]]
             )[0]
             for hash_ in hashes:
                 lifetime, owned = self.exchange([[b"PTTL", hash_], [b"HEXISTS", hash_, b"owner"]])

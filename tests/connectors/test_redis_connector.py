@@ -18,7 +18,8 @@ import pytest
 import proxyflow
 from proxyflow import Store, extract
 from proxyflow.connectors import redislayout
-from proxyflow.connectors.redis import RedisConnector, RedisKey
+from proxyflow.connectors.redis import RedisConnector
+from proxyflow.connectors.sessionkey import SessionKey
 from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
@@ -51,8 +52,14 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 def fields(server: RedisServer, connector: RedisConnector) -> int:
-    """Return how many fields a session takes in the server."""
-    return int(server.cli("HLEN", f"proxyflow:{connector.session}")[1:])
+    """Return how many fields and strings a session takes in the server."""
+    found = int(server.cli("HLEN", f"proxyflow:{connector.session}")[1:])
+    return found + len(parts(server, connector))
+
+
+def parts(server: RedisServer, connector: RedisConnector) -> list[str]:
+    reply = server.cli("KEYS", f"proxyflow:{connector.session}:*").decode()
+    return [line for line in reply.split("\r\n") if line.startswith("proxyflow:")]
 
 
 # -- large objects -----------------------------------------------------------------------------
@@ -125,9 +132,8 @@ def test_a_reader_of_what_is_being_replaced_gets_one_or_the_other(
 
 def test_parts_that_are_damaged(server: RedisServer, connector: RedisConnector) -> None:
     key = connector.put(bytes(3 * MIB))
-    reply = server.cli("HKEYS", f"proxyflow:{connector.session}").split(b"\r\n")
-    part = next(field for field in reply if field.startswith(b"p:"))
-    server.cli("HSET", f"proxyflow:{connector.session}", part.decode(), "short")
+    part = parts(server, connector)[0]
+    server.cli("SET", part, "short")
     with pytest.raises(CorruptObjectError, match="something else"):
         connector.get(key)
     other = connector.put(b"some bytes")
@@ -186,7 +192,7 @@ def test_a_killed_owners_objects_disappear(server: RedisServer) -> None:
     session = proxyflow.get_factory(proxy).key.session
     until(lambda: server.cli("EXISTS", f"proxyflow:{session}") == b":0\r\n")
     with pytest.raises(StoreClosedError, match="longer lease"), Store(server.url) as store:
-        store.wait(RedisKey(session, "a" * 14), 30)
+        store.wait(SessionKey(session, "a" * 8 + "0" * 8), 30)
 
 
 def test_a_session_that_is_held_outlives_its_owner(server: RedisServer) -> None:

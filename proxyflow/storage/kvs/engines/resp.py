@@ -83,6 +83,9 @@ class Connection:
         for command in commands:
             gathered += b"*%d\r\n" % len(command)
             for argument in command:
+                if type(argument) is bytes and len(argument) < GATHER_BYTES:
+                    gathered += b"$%d\r\n%b\r\n" % (len(argument), argument)
+                    continue
                 for piece in _framed(argument):
                     if len(piece) < GATHER_BYTES:
                         gathered += piece
