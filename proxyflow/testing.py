@@ -352,7 +352,7 @@ class ConnectorConformance:
                 connector.evict(connector.put(b"goes"))
 
         def look() -> None:
-            for _ in range(100):
+            for _ in range(20):
                 assert stay <= {stored.key for stored in connector.scan()}
 
         with ThreadPoolExecutor(4) as pool:

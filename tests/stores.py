@@ -17,7 +17,7 @@ from tests.redis_server import redis_server
 
 _names = itertools.count()
 
-KINDS = ["file", "shm", "maildir", "lmdb", "redis"]
+KINDS = ["file", "shm", "maildir", "lmdb", "redis", "ddfs+file"]
 
 
 @contextlib.contextmanager

@@ -27,6 +27,9 @@ class _Entry(NamedTuple):
 
 
 _registry = {
+    "ddfs+file": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", None),
+    "ddfs+s3": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[s3]"),
+    "disco": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[ddfs]"),
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
     "flux": _Entry("proxyflow.connectors.flux:FluxConnector", "proxyflow[flux]"),
     "lmdb": _Entry("proxyflow.connectors.lmdb:LMDBConnector", "proxyflow[lmdb]"),

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
-from weakref import WeakSet
 
 from proxyflow.connectors.kvs import KVSConnector, namespace_of, sessions_in
 from proxyflow.connectors.kvserrors import translated
+from proxyflow.connectors.lease import LEASE, Lease
 from proxyflow.connectors.session import new_name
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreError
-from proxyflow.periodic import Periodic
 from proxyflow.storage import kvs
 
 __all__ = ["FluxConnector"]
 
-_LEASE = "lease"
-# Seconds for which an owner that does not renew its lease counts as alive: long, since what is
-# lost by mistake is worse than what is kept too long, and hosts' clocks differ.
-_LASTS = 900.0
-_RENEW_EVERY = 60.0
+_RENEWED = "renewed"
 
 
 class FluxConnector(KVSConnector):
@@ -49,14 +42,14 @@ class FluxConnector(KVSConnector):
 
     def __init__(self, url: str = "flux://", session: str | None = None) -> None:
         super().__init__(url, session or new_name(10))
-        self._owner_pid = os.getpid() if session is None else 0
+        self._lease = Lease(self._renew)
         try:
             if session is None:
                 with translated(url):
                     self._sweep(self._handle)
                     kvs.namespace_create(self._handle, namespace_of(self._name))
-                self.renew()
-                _owned.add(self)
+                self._renew()
+                self._lease.start()
             else:
                 with translated(url):
                     self._check_session()
@@ -80,7 +73,7 @@ class FluxConnector(KVSConnector):
     @property
     def owner(self) -> bool:
         """Whether closing this connector ends the session."""
-        return self._owner_pid == os.getpid()
+        return self._lease.held
 
     @property
     def url(self) -> str:
@@ -96,13 +89,13 @@ class FluxConnector(KVSConnector):
         """Return a connector for a configuration, joining its session."""
         return cls(**config)
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """Tell the others that the owner lives."""
         with (
             translated(self._store),
             kvs.KVSTxn(self._handle, namespace=namespace_of(self._name)) as transaction,
         ):
-            transaction.put(_LEASE, time.time())
+            transaction.put(_RENEWED, time.time())
 
     def sweep(self) -> list[str]:
         """Remove the sessions whose owner is dead, and return their names."""
@@ -115,44 +108,16 @@ class FluxConnector(KVSConnector):
         swept = []
         for session in sessions_in(handle):
             try:
-                renewed = kvs.get_many(handle, [_LEASE], namespace_of(session))[0]
+                renewed = kvs.get_many(handle, [_RENEWED], namespace_of(session))[0]
             except kvs.NamespaceError:
                 continue
             # One without a lease is being born, and will be looked at again.
-            if renewed is not kvs.MISSING and time.time() - renewed > _LASTS:
+            if renewed is not kvs.MISSING and time.time() - renewed > LEASE:
                 kvs.namespace_remove(handle, namespace_of(session))
                 swept.append(session)
         return sorted(swept)
 
     def _end(self) -> None:
         if self.owner:
-            _owned.discard(self)
+            self._lease.stop()
             kvs.namespace_remove(self._handle, namespace_of(self._name))
-
-
-class _Owned:
-    """The sessions of this process, renewed while there are any."""
-
-    def __init__(self) -> None:
-        self._connectors: WeakSet[FluxConnector] = WeakSet()
-        self._renewal = Periodic("proxyflow-flux-renewal", _RENEW_EVERY, self._renew)
-        os.register_at_fork(after_in_child=self._connectors.clear)
-
-    def add(self, connector: FluxConnector) -> None:
-        self._connectors.add(connector)
-        self._renewal.ensure_running()
-
-    def discard(self, connector: FluxConnector) -> None:
-        self._connectors.discard(connector)
-
-    def _renew(self) -> bool:
-        for connector in list(self._connectors):
-            try:
-                connector.renew()
-            except StoreError:
-                # A broker that does not answer now is asked again; the lease is long.
-                continue
-        return bool(self._connectors)
-
-
-_owned = _Owned()

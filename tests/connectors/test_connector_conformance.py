@@ -12,6 +12,7 @@ import pytest
 from proxystore.connectors.file import FileConnector as PeerFileConnector
 from proxystore.connectors.local import LocalConnector
 
+from proxyflow.connectors import open_url
 from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.flux import FluxConnector
 from proxyflow.connectors.lmdb import LMDBConnector
@@ -19,6 +20,7 @@ from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.shm import SharedMemoryConnector
+from proxyflow.connectors.tagblob import LocalTagBlobConnector, TagBlobConnector
 from proxyflow.testing import ConnectorConformance
 from tests.redis_server import RedisServer
 from tests.storage.kvs.flux_double import FluxDouble
@@ -119,6 +121,34 @@ class TestFluxConnector(ConnectorConformance):
             yield connector
         assert double.misuse == []
         double.store.close()
+
+
+class TestLocalTagBlobConnector(ConnectorConformance):
+    connector_type = LocalTagBlobConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[LocalTagBlobConnector]:
+        url = f"ddfs+file://{tmp_path}/store"
+        with LocalTagBlobConnector(url, volumes=3, replicas=2) as connector:
+            yield connector
+
+
+class TestTagBlobConnectorOverHTTP(ConnectorConformance):
+    connector_type = TagBlobConnector
+
+    @pytest.fixture
+    def connector(self, disco_url: str) -> Iterator[TagBlobConnector]:
+        with TagBlobConnector(disco_url) as connector:
+            yield connector
+
+
+class TestTagBlobConnectorInS3(ConnectorConformance):
+    connector_type = TagBlobConnector
+
+    @pytest.fixture
+    def connector(self, s3_url: str) -> Iterator[TagBlobConnector]:
+        with open_url(s3_url) as connector:
+            yield connector
 
 
 class TestRedisConnector(ConnectorConformance):

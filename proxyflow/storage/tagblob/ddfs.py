@@ -324,6 +324,16 @@ class DDFS(TagClient):
         """
         return self.engine.open([*replicas])
 
+    def discard_blob(self, replicas: Sequence[str]) -> None:
+        """Remove a blob at once, when no tag names it any more and nobody is about to.
+
+        Behind a server nothing is done: garbage is collected there.
+        """
+        from .embedded import EmbeddedEngine
+
+        if isinstance(self.engine, EmbeddedEngine):
+            self.engine.discard([*replicas])
+
     def gc(self, grace: float = 24 * 3600, *, verify: bool = False) -> GCReport:
         """Remove unreachable blobs, old tag versions and partial writes; restore replicas.
 

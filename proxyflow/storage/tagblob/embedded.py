@@ -212,9 +212,22 @@ class EmbeddedEngine:
         """
         return self._change(name, token, lambda tag: tag.append(urls, update=update))
 
-    def put(self, name: str, urls: list[list[str]], token: str | None) -> list[str]:
-        """Replace the urls of the tag, creating it when missing."""
-        return self._change(name, token, lambda tag: tag.with_urls(urls))
+    def put(
+        self,
+        name: str,
+        urls: list[list[str]],
+        token: str | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Replace the urls of the tag, creating it when missing, and set attributes."""
+
+        def change(tag: TagObject) -> TagObject:
+            tag = tag.with_urls(urls)
+            for attr, value in (attributes or {}).items():
+                tag = tag.with_attribute(attr, value)
+            return tag
+
+        return self._change(name, token, change)
 
     def _change(
         self,
@@ -300,6 +313,13 @@ class EmbeddedEngine:
         if foreign:
             return _open_foreign(foreign)
         raise error
+
+    def discard(self, urls: list[str]) -> None:
+        """Remove the replicas of a blob that no tag names any more, without waiting for `gc`."""
+        for url in urls:
+            blob = own_blob(url)
+            if blob is not None and self._layout.find(blob.volume) is not None:
+                self._layout.volumes[blob.volume].remove(blob.object)
 
     # -- care ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from .blobs import Blob
@@ -55,8 +55,14 @@ class Engine(Protocol):
         """Put urls before those of the tag and return the tag object's URLs."""
         ...
 
-    def put(self, name: str, urls: list[list[str]], token: str | None) -> list[str]:
-        """Replace the urls and return the tag object's URLs."""
+    def put(
+        self,
+        name: str,
+        urls: list[list[str]],
+        token: str | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Replace the urls, set attributes, and return the tag object's URLs."""
         ...
 
     def delete(self, name: str, token: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import graph
@@ -72,12 +72,28 @@ class TagClient:
         """Return the names of all tags that start with `prefix`, sorted."""
         return self.engine.names(prefix)
 
-    def put(self, tag: Any, urls: Any, token: str | None = None) -> Names:
+    def put(
+        self,
+        tag: Any,
+        urls: Any,
+        token: str | None = None,
+        *,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Names:
         """Replace the urls of the tag and return the tag object's own URLs.
 
         Concurrent programs should use `tag`, which appends.
+
+        Parameters
+        ----------
+        attributes
+            Attributes to set besides. Embedded, that is one change with the urls; over the wire
+            they are set before.
         """
-        return self.engine.put(tag_name(tag), check_urls(urls), self._token(token, write=True))
+        given = dict(check_attribute(attr, value) for attr, value in (attributes or {}).items())
+        return self.engine.put(
+            tag_name(tag), check_urls(urls), self._token(token, write=True), given
+        )
 
     def tag(
         self,

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -154,8 +154,16 @@ class WireEngine:
         )
         return answer
 
-    def put(self, name: str, urls: list[list[str]], token: str | None) -> list[str]:
-        """Replace the urls and return the tag object's URLs."""
+    def put(
+        self,
+        name: str,
+        urls: list[list[str]],
+        token: str | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Replace the urls, after attributes were set, and return the tag object's URLs."""
+        for attr, value in (attributes or {}).items():
+            self.set_attribute(name, attr, value, token)
         answer: list[str] = self._call("PUT", name, None, token, urls)
         return answer
 

@@ -1,0 +1,157 @@
+"""Objects in a tag/blob store: seen by it as one run, and there while one replica is."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import proxyflow
+from proxyflow import Store
+from proxyflow.connectors import open_url, tagblob
+from proxyflow.connectors.tagblob import LocalTagBlobConnector
+from proxyflow.errors import (
+    ConfigError,
+    CorruptObjectError,
+    StoreClosedError,
+    StoreUnreachableError,
+)
+from proxyflow.storage.tagblob import DDFS
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def connector(tmp_path: Path) -> Iterator[LocalTagBlobConnector]:
+    url = f"ddfs+file://{tmp_path}/store"
+    with LocalTagBlobConnector(url, volumes=3, replicas=2) as connector:
+        yield connector
+
+
+def blobs(root: Path) -> list[Path]:
+    """Return the files of all replicas of all blobs."""
+    return [path for path in root.glob("store/vol*/blob/*/*") if path.is_file()]
+
+
+def noise(nbytes: int) -> bytes:
+    return np.random.default_rng(0).bytes(nbytes)
+
+
+def test_a_run_is_seen_through_its_tag(connector: LocalTagBlobConnector, tmp_path: Path) -> None:
+    """By the storage system's own list, walk and blobs; and it goes with the session."""
+    keys = [connector.put(bytes([n]) * 1000) for n in range(5)]
+    ddfs = DDFS(f"file://{tmp_path}/store")
+    tag = f"proxyflow:{connector.session}"
+    assert tag in ddfs.list("proxyflow:")
+    assert len(list(ddfs.blobs(tag))) == 5
+    paths = [path[-1] for path, _, _ in ddfs.walk(tag)]
+    assert {f"{tag}:{key.name}" for key in keys} <= {str(p).removeprefix("tag://") for p in paths}
+    attributes = ddfs.attrs(f"{tag}:{keys[0].name}")
+    assert attributes["size"] == "1000"
+    assert attributes["type"] == "application/x-proxyflow"
+    assert attributes["digest"].startswith("xxh3-128:")
+    connector.close()
+    assert ddfs.list("proxyflow:") == []
+    assert blobs(tmp_path) == []
+
+
+def test_large_objects_are_several_blobs(
+    connector: LocalTagBlobConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tagblob, "_BLOB", MIB)
+    data = noise(5 * MIB + 3)
+    key = connector.put_frames([data[:10], memoryview(data)[10:]])
+    assert connector.get(key) == data
+    assert connector.get_view(key) == data
+    connector.evict(key)
+    assert blobs(tmp_path) == []
+
+
+def test_a_view_is_mapped_and_the_readers_own(connector: LocalTagBlobConnector) -> None:
+    key = connector.put(noise(MIB))
+    view = connector.get_view(key)
+    assert view is not None
+    view[:3] = b"xyz"
+    connector.evict(key)
+    assert bytes(view[:3]) == b"xyz"
+    assert connector.get(key) is None
+
+
+@pytest.mark.parametrize("lost", ["vol0", "vol1", "vol2"])
+def test_any_volume_may_be_lost(
+    connector: LocalTagBlobConnector, tmp_path: Path, lost: str
+) -> None:
+    objects = {connector.put(noise(1000 + n)): noise(1000 + n) for n in range(8)}
+    found = next(path for path in tmp_path.glob("store/*") if path.name == lost)
+    shutil.rmtree(found / "blob")
+    assert all(connector.get(key) == data for key, data in objects.items())
+
+
+def test_a_damaged_replica_is_skipped_reported_and_repaired(
+    connector: LocalTagBlobConnector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = noise(100_000)
+    key = connector.put(data)
+    (damaged, *_) = [path for path in blobs(tmp_path) if path.stat().st_size == len(data)]
+    damaged.chmod(0o600)
+    damaged.write_bytes(b"?" + data[1:])
+    with caplog.at_level(logging.WARNING):
+        while damaged.read_bytes() != data:
+            # Which replica is tried first is drawn anew each time.
+            assert connector.get(key) == data
+    assert "repaired" in caplog.text
+
+
+def test_all_replicas_lost_is_an_error(connector: LocalTagBlobConnector, tmp_path: Path) -> None:
+    key = connector.put(noise(1000))
+    for path in blobs(tmp_path):
+        path.unlink()
+    with pytest.raises(CorruptObjectError):
+        connector.get(key)
+
+
+def test_an_owner_without_locks_is_dead_when_its_lease_is_over(
+    disco_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living = Store(disco_url)
+    dead = open_url(disco_url)
+    dead.put(b"left")
+    dead._lease.stop()
+    monkeypatch.setattr(tagblob, "LEASE", 0.0)
+    living.connector._renew()
+    monkeypatch.setattr(
+        tagblob.TagBlobConnector,
+        "_is_dead",
+        lambda self, session: session == dead.session,
+    )
+    assert proxyflow.gc(disco_url) == [dead.session]
+    with pytest.raises(StoreClosedError):
+        open_url(dead.url)
+    assert living.get(living.put([1])) == [1]
+    living.close()
+
+
+def test_lists_stay_short(connector: LocalTagBlobConnector, monkeypatch: Any) -> None:
+    """A tag of ten thousand links would be written anew with each object."""
+    monkeypatch.setattr(tagblob, "_LIST", 10)
+    keys = connector.put_batch([b"x"] * 35)
+    lists = connector._urls(f"proxyflow:{connector.session}")
+    assert len(lists) >= 3
+    assert all(len(connector._urls(each[0])) <= 12 for each in lists)
+    assert {each.key for each in connector.scan()} == set(keys)
+
+
+def test_urls(tmp_path: Path) -> None:
+    url = f"ddfs+file://{tmp_path}/store?volumes=2&replicas=2"
+    connector = open_url(url)
+    assert connector.url == f"{url}#{connector.session}"
+    connector.close()
+    with pytest.raises(ConfigError, match="no number from 1"):
+        Store(f"ddfs+file://{tmp_path}/store?replicas=none")
+    with pytest.raises(StoreUnreachableError):
+        Store("disco://127.0.0.1:1")
