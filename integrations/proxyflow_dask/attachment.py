@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -38,6 +40,11 @@ class Use(NamedTuple):
     owner: Owner
     rules: Rules
 
+
+# A random number for each graph would take longer than the rest of sending it: the system call
+# lets the client's event loop in.
+_GRAPHS = uuid.uuid4().hex
+_graph_numbers = itertools.count()
 
 _OFF = object()
 # What applies within a call of submit or map: a Use, _OFF, or None for what the client has.
@@ -202,7 +209,7 @@ class Attachment:
         if not packing.tickets and type(expr) in (LLGExpr, MapExpr):
             return expr
         # The token would be a hash of everything; this graph is as unique as any other can be.
-        return make_graph(new, annotations, uuid.uuid4().hex)
+        return make_graph(new, annotations, f"{_GRAPHS}-{os.getpid()}-{next(_graph_numbers)}")
 
     def _announce(self, owner: Owner, tickets: dict[Any, int]) -> None:
         """Tell the scheduler, right behind the graph, by which numbers we know its tasks."""
