@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxyflow.connectors import known_connectors, register_connector
 from proxyflow.decorator import proxied
 from proxyflow.errors import ProxyflowError
+from proxyflow.files import proxy_url
 from proxyflow.lifetime import gc
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve, resolve_async
@@ -24,6 +25,7 @@ __all__ = [
     "is_resolved",
     "known_connectors",
     "proxied",
+    "proxy_url",
     "register_connector",
     "register_serializer",
     "resolve",

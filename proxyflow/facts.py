@@ -20,6 +20,7 @@ from proxyflow.traits import (
     KINDRED_BASES,
     OWN_DUNDERS,
     traits_of,
+    traits_of_class,
 )
 
 __all__ = ["Facts", "check_target", "class_of", "describe", "lacks", "summary"]
@@ -140,6 +141,18 @@ def describe(obj: object, *, hashed: bool = True) -> Facts:
     value = _attempt(hash, obj) if hashed and traits.hashable else None
     seed = None if value is None else HASH_SEED
     return Facts._make((traits.module, traits.qualname, mask, length, *array, value, seed))
+
+
+def describe_class(cls: type) -> Facts:
+    """Record what is known of a target of which only the class is known.
+
+    Examples
+    --------
+    >>> describe_class(list).qualname, describe_class(list).length
+    ('list', None)
+    """
+    traits = traits_of_class(cls)
+    return Facts(traits.module, traits.qualname, traits.mask)
 
 
 _NO_ARRAY: tuple[Any, ...] = (None,) * len(ARRAY_ATTRIBUTES)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from mmap import mmap
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from proxyflow import recipe as recipes
 from proxyflow.config import as_url
@@ -17,6 +17,7 @@ from proxyflow.connectors.protocol import (
     Buffer,
     Connector,
     DeferrableConnector,
+    FileOpener,
     FrameWriter,
     Key,
     KeyScanner,
@@ -37,6 +38,7 @@ from proxyflow.errors import (
 )
 from proxyflow.factory import StoreFactory
 from proxyflow.facts import check_target, describe
+from proxyflow.files import Loader, StoreFileFactory, facts_of, read_all
 from proxyflow.future import StoreFuture
 from proxyflow.lifetime import References
 from proxyflow.options import CACHE, NAMES, StoreOptions
@@ -367,6 +369,46 @@ class Store:
         if facts is None and example is not None:
             facts = describe(example, hashed=hashed)
         return Proxy(StoreFactory(self.recipe, key), facts)
+
+    def proxy_file(
+        self, path: str, loader: Loader = read_all, *, kind: type | None = None
+    ) -> Proxy[Any]:
+        """Return a proxy of the object in a file that lies in this store already.
+
+        Nothing is copied until somebody resolves the proxy, and then only what the loader reads.
+        The file is its owner's: it is never evicted.
+
+        Parameters
+        ----------
+        path
+            The file, as the store names it: ``/data/x.npy`` in a filespace, a linked object of a
+            data store included.
+        loader
+            Makes the object of the open binary file; picklable. By default its bytes.
+        kind
+            The class of the object, as for :func:`proxyflow.proxy_url`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the store has no files besides its objects.
+        """
+        self._file_opener()
+        return Proxy(StoreFileFactory(self.recipe, path, loader), facts_of(loader, kind))
+
+    def open_file(self, path: str) -> IO[bytes]:
+        """Open a file that lies in this store, for reading; see :meth:`proxy_file`."""
+        return self._file_opener().open_file(path)
+
+    def _file_opener(self) -> FileOpener:
+        self._check_open()
+        if not isinstance(self.connector, FileOpener):
+            raise UnsupportedError(
+                "this store has no files besides its objects",
+                store=self.name,
+                remedy="use a filespace:// store, or proxyflow.proxy_url for a file elsewhere",
+            )
+        return self.connector
 
     def future(self, timeout: float | None = None) -> StoreFuture:
         """Return an object that will be set later, and whose proxy waits for it.

@@ -13,7 +13,7 @@ import typing
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-__all__ = ["BIT", "Traits", "mask_of", "traits_of"]
+__all__ = ["BIT", "Traits", "mask_of", "traits_of", "traits_of_class"]
 
 # The special methods Python and NumPy look up on the type, where `__getattr__` cannot answer.
 # Append only: the position of a name is its bit in the mask that travels in pickles.
@@ -107,6 +107,12 @@ def traits_of(obj: object) -> Traits:
     if traits is None:
         traits = _known[cls] = _examine(cls, obj)
     return traits
+
+
+def traits_of_class(cls: type) -> Traits:
+    """Return what holds for every object of a class, none of which is at hand."""
+    known = _known.get(cls)
+    return _examine(cls, None) if known is None else known
 
 
 def _examine(cls: type, sample: object) -> Traits:

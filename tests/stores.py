@@ -17,7 +17,7 @@ from tests.redis_server import redis_server
 
 _names = itertools.count()
 
-KINDS = ["file", "shm", "maildir", "lmdb", "redis", "ddfs+file"]
+KINDS = ["file", "shm", "maildir", "lmdb", "redis", "ddfs+file", "filespace"]
 
 
 @contextlib.contextmanager
@@ -30,6 +30,8 @@ def store_url(kind: str, directory: Path) -> Iterator[str]:
     elif kind == "shm":
         with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
             yield f"shm://{memory}/{name}"
+    elif kind == "filespace":
+        yield f"filespace://lab/data/{name}?hub={directory}/hub"
     else:
         yield f"{kind}://{directory}/{name}"
 

@@ -31,6 +31,7 @@ _registry = {
     "ddfs+s3": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[s3]"),
     "disco": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[ddfs]"),
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),
+    "filespace": _Entry("proxyflow.connectors.filespace:FilespaceConnector", None),
     "flux": _Entry("proxyflow.connectors.flux:FluxConnector", "proxyflow[flux]"),
     "lmdb": _Entry("proxyflow.connectors.lmdb:LMDBConnector", "proxyflow[lmdb]"),
     "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),

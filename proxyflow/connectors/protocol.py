@@ -10,7 +10,7 @@ where the answer is no.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import IO, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from proxyflow.connectors.url import StoreURL
 
@@ -19,6 +19,7 @@ __all__ = [
     "Buffer",
     "Connector",
     "DeferrableConnector",
+    "FileOpener",
     "FrameWriter",
     "FreshReader",
     "Hold",
@@ -143,6 +144,15 @@ class FreshReader(Protocol):
 
     def get_fresh(self, key: Key) -> memoryview | None:
         """Return the object in memory that nobody else has, writable; None if it is missing."""
+        ...
+
+
+@runtime_checkable
+class FileOpener(Protocol):
+    """Has files of the user's own beside the objects."""
+
+    def open_file(self, path: str) -> IO[bytes]:
+        """Open one of them for reading."""
         ...
 
 

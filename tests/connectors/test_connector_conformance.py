@@ -14,6 +14,7 @@ from proxystore.connectors.local import LocalConnector
 
 from proxyflow.connectors import open_url
 from proxyflow.connectors.file import FileConnector
+from proxyflow.connectors.filespace import FilespaceConnector
 from proxyflow.connectors.flux import FluxConnector
 from proxyflow.connectors.lmdb import LMDBConnector
 from proxyflow.connectors.maildir import MaildirConnector
@@ -148,6 +149,15 @@ class TestTagBlobConnectorInS3(ConnectorConformance):
     @pytest.fixture
     def connector(self, s3_url: str) -> Iterator[TagBlobConnector]:
         with open_url(s3_url) as connector:
+            yield connector
+
+
+class TestFilespaceConnector(ConnectorConformance):
+    connector_type = FilespaceConnector
+
+    @pytest.fixture
+    def connector(self, tmp_path: Path) -> Iterator[FilespaceConnector]:
+        with FilespaceConnector(str(tmp_path / "hub"), "lab", "data") as connector:
             yield connector
 
 
