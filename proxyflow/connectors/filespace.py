@@ -136,6 +136,9 @@ class FilespaceConnector:
         try:
             with translated(url):
                 return sweep(link.get(), place)
+        except StoreClosedError:
+            # There is no such filespace, and so nothing in it.
+            return []
         finally:
             link.close()
 
@@ -339,11 +342,13 @@ class FilespaceConnector:
 
     def evict(self, key: FilespaceKey) -> None:
         """Remove the object; removing a missing one is no error."""
-        path = self._path(key)
+        if not self.exists(key):
+            return
         with translated(self._place.url, key):
             try:
-                self._filespace().fs.delete(path)
+                self._filespace().fs.delete(self._path(key))
             except FileNotFoundError:
+                # Another process was faster.
                 return
         if self._sync_mode == "put":
             self.sync()

@@ -26,6 +26,7 @@ from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
     MissingDependencyError,
+    ProxyflowError,
     StoreClosedError,
     StoreFullError,
     StoreUnreachableError,
@@ -67,6 +68,9 @@ class Place(NamedTuple):
                 remedy="write filespace://WORKSPACE/FILESPACE/folder?hub=/where/the/hub/is, or "
                 f"set {variable} to the hub",
             )
+        if "://" not in hub:
+            # Tasks may run in another working directory.
+            hub = os.path.abspath(hub)
         return cls(hub, url.authority, name, "/" + (folder.strip("/") or "proxyflow"))
 
     @property
@@ -86,7 +90,7 @@ def translated(store: object, key: object = None) -> Iterator[None]:
     where: dict[str, Any] = {"store": store, "key": key}
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, ProxyflowError):
         # What it means that a name is gone, the caller knows.
         raise
     except (fsp.FilespaceNotLinkedError, fsp.FilespaceNotFoundError) as error:
@@ -185,7 +189,9 @@ class SessionFolder:
         try:
             with translated(place.url):
                 filespace = session.link.get()
-                sweep(filespace, place)
+                # What cannot be removed now must not keep a new run from starting.
+                with contextlib.suppress(fsp.FilespaceError, OSError):
+                    sweep(filespace, place)
                 filespace.fs.create_dir(session.path)
                 record = json.dumps({"keep": keep}).encode()
                 filespace.fs.write_file(session.record, record)

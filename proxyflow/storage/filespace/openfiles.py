@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
+
+from proxyflow.storage.fileio import mappings
 
 from .blobs import Handle
 from .client import Client
@@ -94,12 +95,13 @@ class OpenFiles:
         entry, raw = self._reader(fs, path)
         with raw:
             mapped = isinstance(raw, StoredFile) and entry.size > 0
-            if not mapped or self._client.contents.being_written(entry.content):
-                data = raw.read(-1)
-                self._verify(entry, data, path)
-                return memoryview(bytearray(data) if writable else data)
-            access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
-            return memoryview(mmap.mmap(raw.fileno(), entry.size, access=access))
+            if mapped and not self._client.contents.being_written(entry.content):
+                view = mappings.map(raw.fileno(), entry.size)
+                if view is not None:
+                    return view if writable else view.toreadonly()
+            data = raw.read(-1)
+            self._verify(entry, data, path)
+            return memoryview(bytearray(data) if writable else data)
 
     def _reader(
         self, fs: HubFilesystem, path: Path, on_close: Callable[[], None] | None = None
