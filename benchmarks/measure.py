@@ -17,6 +17,10 @@ from importlib.util import find_spec
 __all__ = ["interleave", "missing", "table"]
 
 
+# Seconds from which on a collection after a call does not show in the next one.
+_LONG = 0.05
+
+
 def interleave(
     contestants: Mapping[str, Callable[[], object]], *, rounds: int = 7, warmup: int = 1
 ) -> dict[str, float]:
@@ -37,6 +41,9 @@ def interleave(
                 del result
                 if turn >= warmup:
                     samples[name].append(seconds)
+                if seconds > _LONG:
+                    # What a long call leaves in cycles may be gigabytes.
+                    gc.collect()
     finally:
         gc.enable()
     return {name: statistics.median(values) for name, values in samples.items()}

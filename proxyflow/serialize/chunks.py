@@ -18,7 +18,7 @@ __all__ = ["CHUNK", "Piece", "map_chunks", "split", "total"]
 Piece: TypeAlias = bytes | bytearray | memoryview
 """Part of a frame; a memoryview is flat, of format ``B``, so that ``len`` is its size in bytes."""
 
-CHUNK = 4 * 1024 * 1024
+CHUNK = 8 * 1024 * 1024
 
 _MAX_THREADS = 4
 
