@@ -27,7 +27,7 @@ class _Entry(NamedTuple):
 
 
 _registry = {
-    "ddfs+file": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", None),
+    "ddfs+file": _Entry("proxyflow.connectors.tagbloblocal:LocalTagBlobConnector", None),
     "ddfs+s3": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[s3]"),
     "disco": _Entry("proxyflow.connectors.tagblob:TagBlobConnector", "proxyflow[ddfs]"),
     "file": _Entry("proxyflow.connectors.file:FileConnector", None),

@@ -9,7 +9,6 @@ process appends to lists of its own, so that no list gets long.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -21,30 +20,28 @@ import xxhash
 from proxyflow.connectors.lease import LEASE, Lease
 from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SESSION_NAME, SessionDirectory, new_name
+from proxyflow.connectors.session import SESSION_NAME, new_name
 from proxyflow.connectors.sessionkey import (
     SessionKey,
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
 )
-from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.tagbloberrors import translated
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
 from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound
 
-__all__ = ["LocalTagBlobConnector", "TagBlobConnector"]
+__all__ = ["PREFIX", "SESSION_TAG", "TagBlobConnector", "session_tag"]
 
-_PREFIX = "proxyflow:"
-_SESSION_TAG = re.compile(rf"{_PREFIX}({SESSION_NAME.pattern})")
+PREFIX = "proxyflow:"
+SESSION_TAG = re.compile(rf"{PREFIX}({SESSION_NAME.pattern})")
 # As in the format of the storage system: blobs of tens of megabytes.
 _BLOB = 64 << 20
 _PARALLEL = 4
 _LIST = 500
 _TYPE = "application/x-proxyflow"
-_OWNERS = "sessions"
 
 
 class TagBlobConnector:
@@ -116,8 +113,7 @@ class TagBlobConnector:
         url.check_options(frozenset({"volumes", "replicas", "endpoint"}))
         counts = {name: _count(url, name) for name in ("volumes", "replicas")}
         place = str(url.replace(options={}, session=None))
-        kind = LocalTagBlobConnector if url.scheme == "ddfs+file" else TagBlobConnector
-        return kind(place, url.session, endpoint=url.options.get("endpoint"), **counts)
+        return cls(place, url.session, endpoint=url.options.get("endpoint"), **counts)
 
     @classmethod
     def sweep_url(cls, url: StoreURL) -> list[str]:
@@ -136,14 +132,14 @@ class TagBlobConnector:
         self._lease = Lease(self._renew)
         with translated(self._url):
             self.swept = self._sweep()
-            self._ddfs.put(_session_tag(name), [], attributes=self._alive())
+            self._ddfs.put(session_tag(name), [], attributes=self._alive())
         self._lease.start()
         return name
 
     def _join(self, session: str) -> str:
         self._lease = Lease(self._renew)
         with translated(self._url):
-            if not self._ddfs.exists(_session_tag(session)):
+            if not self._ddfs.exists(session_tag(session)):
                 raise _ended(session, self._url)
         return session
 
@@ -154,11 +150,11 @@ class TagBlobConnector:
     def _renew(self) -> None:
         with translated(self._url):
             (renewed,) = self._alive().values()
-            self._ddfs.setattr(_session_tag(self._name), "renewed", renewed)
+            self._ddfs.setattr(session_tag(self._name), "renewed", renewed)
 
     def _is_dead(self, session: str) -> bool:
         try:
-            renewed = float(self._ddfs.getattr(_session_tag(session), "renewed"))
+            renewed = float(self._ddfs.getattr(session_tag(session), "renewed"))
         except LookupError:
             return False
         return time.time() - renewed > LEASE
@@ -172,13 +168,13 @@ class TagBlobConnector:
         """Remove a session with all in it."""
         for key in self._keys(session):
             self._remove(key)
-        tag = _session_tag(session)
+        tag = session_tag(session)
         for replicas in self._urls(tag):
             self._ddfs.delete(replicas[0])
         self._ddfs.delete(tag)
 
     def _sweep(self) -> list[str]:
-        found = [_SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(_PREFIX)]
+        found = [SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(PREFIX)]
         dead = [match[1] for match in found if match and self._is_dead(match[1])]
         for session in dead:
             self._drop(session)
@@ -280,7 +276,7 @@ class TagBlobConnector:
         pieces = flat(frames)
         tag = _object_tag(key)
         with translated(self._url, key):
-            if not self._ddfs.exists(_session_tag(key.session)):
+            if not self._ddfs.exists(session_tag(key.session)):
                 raise _ended(key.session, self._url)
             replaced = self._urls(tag)
             # Linked first: what a killed process leaves is then found with its session.
@@ -292,7 +288,7 @@ class TagBlobConnector:
 
     def _store(self, key: SessionKey, parts: list[list[memoryview]]) -> list[list[str]]:
         def store(part: list[memoryview]) -> list[str]:
-            return list(self._ddfs.store_blob(f"{_PREFIX}{key.name}", part or [b""]))
+            return list(self._ddfs.store_blob(f"{PREFIX}{key.name}", part or [b""]))
 
         if len(parts) == 1:
             return [store(parts[0])]
@@ -309,8 +305,8 @@ class TagBlobConnector:
 
     def _link(self, session: str, tag: str) -> None:
         if session != self._name or next(self._linked) % _LIST == 0 or not self._list:
-            self._list = f"{_session_tag(session)}-{new_name(10)}"
-            self._ddfs.tag(_session_tag(session), [[f"tag://{self._list}"]])
+            self._list = f"{session_tag(session)}-{new_name(10)}"
+            self._ddfs.tag(session_tag(session), [[f"tag://{self._list}"]])
         self._ddfs.tag(self._list, [[f"tag://{tag}"]])
 
     # -- reading -------------------------------------------------------------------------------
@@ -396,8 +392,8 @@ class TagBlobConnector:
 
     def _keys(self, session: str) -> Iterator[SessionKey]:
         # The links of what has been evicted stay in their lists, so what there is is asked first.
-        there = set(self._ddfs.list(f"{_session_tag(session)}:"))
-        for replicas in self._urls(_session_tag(session)):
+        there = set(self._ddfs.list(f"{session_tag(session)}:"))
+        for replicas in self._urls(session_tag(session)):
             for link in self._urls(replicas[0]):
                 tag = link[0].removeprefix("tag://")
                 if tag in there:
@@ -412,84 +408,6 @@ class TagBlobConnector:
             raise StoreClosedError("the store has been closed", store=self._url)
 
 
-class LocalTagBlobConnector(TagBlobConnector):
-    """Objects in a tag/blob store in directories of this host: ``ddfs+file:///path``.
-
-    Objects of one blob (up to 64 MiB) are mapped where they are used. Who owns a session is told by
-    a lock, so what a killed process left is removed as soon as somebody looks.
-    """
-
-    def _begin(self) -> str:
-        with translated(self._url):
-            self.swept = self._sweep()
-        self._directory = SessionDirectory.create(self._owners)
-        with translated(self._url):
-            self._ddfs.put(_session_tag(self._directory.name), [])
-        return self._directory.name
-
-    def _join(self, session: str) -> str:
-        self._directory = SessionDirectory.join(self._owners, session)
-        return session
-
-    @property
-    def _owners(self) -> str:
-        return os.path.join(StoreURL.parse(self._url).path, _OWNERS)
-
-    @property
-    def owner(self) -> bool:
-        """Whether closing this connector ends the session, unless somebody else holds it."""
-        return self._directory.owner
-
-    @staticmethod
-    def hold_url(url: StoreURL) -> LocalTagBlobConnector:
-        """Keep the session that `url` names alive, beyond its owner if need be.
-
-        Raises
-        ------
-        StoreClosedError
-            If it has ended.
-        """
-        if not url.session:
-            raise ConfigError(f"{url} names no session")
-        connector: LocalTagBlobConnector = TagBlobConnector.from_url(url)
-        try:
-            connector._directory.close()
-            connector._directory = SessionDirectory.hold(connector._owners, url.session)
-        except BaseException:
-            connector.close()
-            raise
-        return connector
-
-    def _is_dead(self, session: str) -> bool:
-        return not os.path.isdir(os.path.join(self._owners, session))
-
-    def _sweep(self) -> list[str]:
-        # Tags first: a session begins with its directory.
-        found = [_SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(_PREFIX)]
-        swept = set(sweep(self._owners))
-        for match in found:
-            if match and self._is_dead(match[1]):
-                self._drop(match[1])
-                swept.add(match[1])
-        return sorted(swept)
-
-    def _end(self) -> None:
-        owner = self.owner
-        self._directory.close()
-        if owner and self._is_dead(self._name):
-            self._drop(self._name)
-
-    def get_view(self, key: SessionKey) -> memoryview | None:
-        """Return the object as private, writable memory, mapped if it is one blob."""
-        blobs = self._open(key)
-        if blobs is None:
-            return None
-        if len(blobs) == 1 and len(blobs[0]):
-            with blobs[0]:
-                return blobs[0].map(writable=True)
-        return self.get_fresh(key)
-
-
 def _open(url: str, volumes: int | None, replicas: int | None, endpoint: str | None) -> DDFS:
     storage_options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else None
     return DDFS(
@@ -500,12 +418,13 @@ def _open(url: str, volumes: int | None, replicas: int | None, endpoint: str | N
     )
 
 
-def _session_tag(session: str) -> str:
-    return _PREFIX + session
+def session_tag(session: str) -> str:
+    """Return the tag that a session hangs under."""
+    return PREFIX + session
 
 
 def _object_tag(key: SessionKey) -> str:
-    return f"{_PREFIX}{key.session}:{key.name}"
+    return f"{PREFIX}{key.session}:{key.name}"
 
 
 def _attributes(pieces: list[memoryview]) -> dict[str, str]:

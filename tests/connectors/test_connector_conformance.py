@@ -21,7 +21,8 @@ from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.shm import SharedMemoryConnector
-from proxyflow.connectors.tagblob import LocalTagBlobConnector, TagBlobConnector
+from proxyflow.connectors.tagblob import TagBlobConnector
+from proxyflow.connectors.tagbloblocal import LocalTagBlobConnector
 from proxyflow.testing import ConnectorConformance
 from tests.redis_server import RedisServer
 from tests.storage.kvs.flux_double import FluxDouble

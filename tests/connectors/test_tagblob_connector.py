@@ -14,7 +14,7 @@ import pytest
 import proxyflow
 from proxyflow import Store
 from proxyflow.connectors import open_url, tagblob
-from proxyflow.connectors.tagblob import LocalTagBlobConnector
+from proxyflow.connectors.tagbloblocal import LocalTagBlobConnector
 from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
