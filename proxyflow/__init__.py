@@ -5,6 +5,9 @@ from __future__ import annotations
 from proxyflow.connectors import known_connectors, register_connector
 from proxyflow.decorator import proxied
 from proxyflow.errors import ProxyflowError
+from proxyflow.factory import _l as _l
+from proxyflow.factory import _s as _s
+from proxyflow.factory import _w as _w
 from proxyflow.files import proxy_url
 from proxyflow.lifetime import gc
 from proxyflow.policy import Policy

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from proxyflow import recipe as recipes
+from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
-from proxyflow.errors import ObjectNotFoundError, WaitTimeoutError
+from proxyflow.errors import InvalidKeyError, ObjectNotFoundError, WaitTimeoutError
+from proxyflow.proxy import rebuild
 from proxyflow.recipe import Recipe
 
 __all__ = ["Loan", "StoreFactory", "WaitingFactory"]
@@ -22,14 +24,27 @@ class StoreFactory:
     recipe
         How to open the store.
     key
-        Key of the object.
+        Key of the object, or the plain tuple in place of it that pickles hold.
     """
 
-    __slots__ = ("key", "recipe")
+    __slots__ = ("_key", "recipe")
 
     def __init__(self, recipe: Recipe, key: Key) -> None:
         self.recipe = recipe
-        self.key = key
+        self._key = key
+
+    @property
+    def key(self) -> Key:
+        """Key of the object.
+
+        Raises
+        ------
+        InvalidKeyError
+            If it came out of a pickle that no proxy of ours was written to.
+        """
+        if type(self._key) is tuple:
+            self._key = _as_key(self._key, self.recipe)
+        return self._key
 
     def __call__(self) -> Any:
         """Return the object.
@@ -42,7 +57,11 @@ class StoreFactory:
         return _fetch(self.recipe, self.key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StoreFactory, (self.recipe, self.key))
+        return (StoreFactory, (self.recipe, _as_tuple(self._key, self.recipe)))
+
+    def __reduce_proxy__(self, facts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a proxy with this factory is pickled as: less than proxy and factory."""
+        return (_s, (self.recipe, _as_tuple(self._key, self.recipe), *facts))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {recipes.name_of(self.recipe)} {self.key!r}>"
@@ -67,7 +86,11 @@ class Loan(StoreFactory):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Loan, (self.recipe, self.key))
+        return (Loan, (self.recipe, _as_tuple(self._key, self.recipe)))
+
+    def __reduce_proxy__(self, facts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a proxy with this factory is pickled as: less than proxy and factory."""
+        return (_l, (self.recipe, _as_tuple(self._key, self.recipe), *facts))
 
 
 class WaitingFactory(StoreFactory):
@@ -109,7 +132,64 @@ class WaitingFactory(StoreFactory):
         return outcome.unwrap()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (WaitingFactory, (self.recipe, self.key, self.timeout))
+        return (WaitingFactory, (self.recipe, _as_tuple(self._key, self.recipe), self.timeout))
+
+    def __reduce_proxy__(self, facts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a proxy with this factory is pickled as: less than proxy and factory."""
+        return (_w, (self.recipe, _as_tuple(self._key, self.recipe), self.timeout, *facts))
+
+
+# Named to be short, since module and name are in the pickle of every proxy.
+
+
+def _s(recipe: Recipe, key: Key, *facts: Any) -> Any:
+    """Rebuild a proxy of a stored object."""
+    return rebuild(StoreFactory(recipe, key), facts)
+
+
+def _l(recipe: Recipe, key: Key, *facts: Any) -> Any:
+    """Rebuild a proxy that a task has been lent."""
+    return rebuild(Loan(recipe, key), facts)
+
+
+def _w(recipe: Recipe, key: Key, timeout: float | None, *facts: Any) -> Any:
+    """Rebuild a proxy of an object that is set later."""
+    return rebuild(WaitingFactory(recipe, key, timeout), facts)
+
+
+for _function in (_s, _l, _w):
+    _function.__module__ = "proxyflow"
+
+# The class of the keys, by the scheme of the store's URL; None if they travel as they are.
+_key_types: dict[str, Any] = {}
+
+
+def _key_type(recipe: Recipe) -> Any:
+    if type(recipe) is not str:
+        return None
+    scheme = recipe[: recipe.index(":")]
+    try:
+        return _key_types[scheme]
+    except KeyError:
+        kind = getattr(connector_class(scheme), "key_type", None)
+        return _key_types.setdefault(scheme, kind)
+
+
+def _as_tuple(key: Key, recipe: Recipe) -> Key:
+    """Return the parts of a key: the name of its class would take more bytes than they do."""
+    return tuple(key) if type(key) is _key_type(recipe) else key
+
+
+def _as_key(parts: tuple[Any, ...], recipe: Recipe) -> Key:
+    kind = _key_type(recipe)
+    if kind is None:
+        return parts
+    try:
+        return kind(*parts)
+    except TypeError as error:
+        raise InvalidKeyError(
+            "this is no key of such a store", store=recipes.name_of(recipe), key=parts
+        ) from error
 
 
 def _fetch(recipe: Recipe, key: Key) -> Any:

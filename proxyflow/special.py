@@ -254,24 +254,29 @@ def _reflected(name: str) -> tuple[str, ...]:
     result = f"return other {_BINARY[name]} {_TARGET}"
     return (
         "other",
-        f"if hasattr(other, '__i{name}__') and called_in_place():",
+        f"if hasattr(other, '__i{name}__') and called_in_place(2):",
         f"    other {_BINARY[name]}= {_TARGET}",
         "    return other",
         result,
     )
 
 
-def called_in_place() -> bool:
+def called_in_place(depth: int = 1) -> bool:
     """Tell whether the reflected method that asks was called for ``x += proxy``.
 
     A list, a set or a bytearray does not know the proxy's type and leaves the operation to the
     proxy's reflected method, the same one for ``+`` and ``+=``. Giving a new list for the latter
     would be silently wrong: whoever else holds the list would not see it grow. Only the
     instruction of the caller tells the two apart.
+
+    Parameters
+    ----------
+    depth
+        How many frames up the operator stands: methods in C have none of their own.
     """
     import opcode
 
-    caller = sys._getframe(2)
+    caller = sys._getframe(depth)
     instruction = caller.f_code.co_code[caller.f_lasti : caller.f_lasti + 2]
     # The arguments of BINARY_OP from 13 on are the in-place operators.
     return instruction[0] == opcode.opmap["BINARY_OP"] and instruction[1] >= 13

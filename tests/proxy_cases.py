@@ -1,11 +1,8 @@
-"""What the tests of the proxy share: its implementations, factories, and targets to import."""
+"""What the tests of the proxy share: factories, and targets to import."""
 
 from __future__ import annotations
 
 from typing import Any
-
-# Modules with the public names of proxyflow.proxy; every test of the proxy runs over each of them.
-IMPLEMENTATIONS = ["proxyflow.proxy"]
 
 
 class Give:

@@ -6,13 +6,12 @@ import abc
 import collections.abc
 import copy
 import gc
-import importlib
 import inspect
 import pickle
 import sys
 import typing
 import weakref
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
@@ -20,15 +19,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from proxyflow import proxy as px
 from proxyflow.errors import ProxyflowError
 from proxyflow.facts import describe
 from proxyflow.proxy import Proxy
-from tests.proxy_cases import IMPLEMENTATIONS, Flaky, Give, Point, Refuse, scale
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def px(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
+from tests.proxy_cases import Flaky, Give, Point, Refuse, scale
 
 
 def annotated(a: Proxy[np.ndarray], b: Proxy[int] | None = None) -> None:
@@ -42,7 +37,7 @@ class TestLaziness:
     """Nothing that was recorded, and nothing that concerns the proxy itself, fetches the target."""
 
     @pytest.mark.parametrize("target", [ARRAY, [1, 2], "text", {"a": 1}, 7, Point(1, 2), Point])
-    def test_making_copying_and_pickling(self, px: ModuleType, target: Any) -> None:
+    def test_making_copying_and_pickling(self, target: Any) -> None:
         p = px.Proxy(Refuse(), describe(target))
         twins = [pickle.loads(pickle.dumps(p, protocol)) for protocol in range(6)]
         twins += [pickle.loads(cloudpickle.dumps(p)), copy.copy(p), copy.deepcopy(p)]
@@ -53,7 +48,7 @@ class TestLaziness:
             assert isinstance(twin, type(target))
             assert "unresolved" in repr(twin)
 
-    def test_a_proxied_function_pickles_as_a_proxy(self, px: ModuleType) -> None:
+    def test_a_proxied_function_pickles_as_a_proxy(self) -> None:
         """Cloudpickle would embed the code of whatever says it is a function."""
         p = px.Proxy(Give(scale), describe(scale))
         for _ in "unresolved", "resolved":
@@ -63,7 +58,7 @@ class TestLaziness:
             assert not isinstance(p, FunctionType)
             assert p(2) == 4
 
-    def test_recorded_facts(self, px: ModuleType) -> None:
+    def test_recorded_facts(self) -> None:
         p = px.Proxy(Refuse(), describe(ARRAY))
         assert (len(p), p.shape, p.nbytes, p.ndim, p.size) == (
             1000,
@@ -79,36 +74,36 @@ class TestLaziness:
         assert not px.Proxy(Refuse(), describe([]))
         assert px.Proxy(Refuse(), describe(Point(1, 2)))  # neither __bool__ nor __len__: true
 
-    def test_unhashable_targets_are_known_to_be(self, px: ModuleType) -> None:
+    def test_unhashable_targets_are_known_to_be(self) -> None:
         p = px.Proxy(Refuse(), describe([1]))
         with pytest.raises(TypeError, match="unhashable"):
             hash(p)
         assert not isinstance(p, collections.abc.Hashable)
 
-    def test_probing_for_protocols_of_libraries(self, px: ModuleType) -> None:
+    def test_probing_for_protocols_of_libraries(self) -> None:
         """Dask asks everything for ``__dask_graph__``; that must not move the target."""
         for target in ARRAY, [1], Point(1, 2), pd.DataFrame({"a": [1]}), pd.Series([1]):
             p = px.Proxy(Refuse(), describe(target))
             with pytest.raises(AttributeError, match=f"'{type(target).__name__}' object has no"):
                 p.__dask_graph__  # noqa: B018
 
-    def test_an_objects_own_dunder_attribute_is_found(self, px: ModuleType) -> None:
+    def test_an_objects_own_dunder_attribute_is_found(self) -> None:
         point = Point(1, 2)
         point.__dask_graph__ = "mine"  # type: ignore[attr-defined]
         assert px.Proxy(Give(point), describe(point)).__dask_graph__ == "mine"
 
-    def test_memory_size_of_an_unresolved_proxy_is_its_own(self, px: ModuleType) -> None:
+    def test_memory_size_of_an_unresolved_proxy_is_its_own(self) -> None:
         p = px.Proxy(Give(ARRAY), describe(ARRAY))
         assert sys.getsizeof(p) < 200
         assert not px.is_resolved(p)
         px.resolve(p)
         assert sys.getsizeof(p) >= 8000000
 
-    def test_type_arguments_at_creation(self, px: ModuleType) -> None:
+    def test_type_arguments_at_creation(self) -> None:
         """``Proxy[int](...)`` assigns ``__orig_class__``, which must not reach the target."""
         assert not px.is_resolved(px.Proxy[int](Refuse()))
 
-    def test_a_class_attribute_that_holds_a_proxy_without_facts(self, px: ModuleType) -> None:
+    def test_a_class_attribute_that_holds_a_proxy_without_facts(self) -> None:
         holder = type("Holder", (), {"part": px.Proxy(Refuse())})()
         assert not px.is_resolved(holder.part)
         holder.part = 1
@@ -134,7 +129,7 @@ class TestClaims:
     )
 
     @pytest.mark.parametrize("target", [ARRAY, [1], {1: 2}, {1}, iter([1]), scale, Point(1, 2)])
-    def test_has_what_the_target_has(self, px: ModuleType, target: Any) -> None:
+    def test_has_what_the_target_has(self, target: Any) -> None:
         # But for what makes a proxy usable where Python insists on exact types: the __radd__ of a
         # list, the __fspath__ of a string, the __array__ of a number.
         for facts in describe(target), None:
@@ -148,7 +143,7 @@ class TestClaims:
             for cls in self.ABSTRACT:
                 assert isinstance(p, cls) == isinstance(target, cls), cls
 
-    def test_without_facts_everything_until_resolved(self, px: ModuleType) -> None:
+    def test_without_facts_everything_until_resolved(self) -> None:
         p = px.Proxy(Give([1]))
         assert callable(p)
         assert isinstance(p, collections.abc.Awaitable)
@@ -157,31 +152,31 @@ class TestClaims:
         assert isinstance(p, list)
         assert isinstance(p, px.Proxy)
 
-    def test_narrows_to_the_class_that_came_not_the_one_recorded(self, px: ModuleType) -> None:
+    def test_narrows_to_the_class_that_came_not_the_one_recorded(self) -> None:
         p = px.Proxy(Give((1, 2)), describe([1]))
         assert p[1] == 2
         assert isinstance(p, tuple)
         assert not hasattr(p, "__setitem__")
         assert len(p) == 2
 
-    def test_after_resolution_the_target_answers(self, px: ModuleType) -> None:
+    def test_after_resolution_the_target_answers(self) -> None:
         p = px.Proxy(Give([1]), describe([1]))
         p.append(2)
         assert len(p) == 2
         assert px.resolve(p) == [1, 2]
 
-    def test_a_recorded_hash_outlives_resolution(self, px: ModuleType) -> None:
+    def test_a_recorded_hash_outlives_resolution(self) -> None:
         """A dict key must not change its hash."""
         p = px.Proxy(Give("key"), describe("key"))
         table = {p: 1}
         px.resolve(p)
         assert table[p] == table["key"] == 1
 
-    def test_a_hash_by_identity_is_that_of_the_target(self, px: ModuleType) -> None:
+    def test_a_hash_by_identity_is_that_of_the_target(self) -> None:
         target = object()
         assert hash(px.Proxy(Give(target), describe(target))) == hash(target)
 
-    def test_class_and_type(self, px: ModuleType) -> None:
+    def test_class_and_type(self) -> None:
         p = px.Proxy(Refuse(), describe(ARRAY))
         assert p.__class__ is np.ndarray
         assert type(p) is not np.ndarray
@@ -191,7 +186,7 @@ class TestClaims:
         assert type(p) is type(px.Proxy(Refuse(), describe(np.ones(2))))
         assert px.Proxy(Refuse()).__class__.__name__ == "Proxy"
 
-    def test_attributes_of_the_type_do_not_hide_the_targets(self, px: ModuleType) -> None:
+    def test_attributes_of_the_type_do_not_hide_the_targets(self) -> None:
         p = px.Proxy(Give(scale), describe(scale))
         assert (p.__name__, p.__doc__, p.__module__) == (
             "scale",
@@ -203,19 +198,19 @@ class TestClaims:
         assert "lazy stand-in" in px.Proxy.__doc__
 
     @pytest.mark.parametrize("target", [scale, Point, Point(1, 2).swapped, pytest.raises])
-    def test_signature(self, px: ModuleType, target: Any) -> None:
+    def test_signature(self, target: Any) -> None:
         for facts in describe(target), None:
             p = px.Proxy(Give(target), facts)
             assert inspect.signature(p) == inspect.signature(target)
 
-    def test_annotation(self, px: ModuleType) -> None:
+    def test_annotation(self) -> None:
         hints = typing.get_type_hints(annotated)
         assert typing.get_origin(hints["a"]) is Proxy
         assert typing.get_args(hints["a"]) == (np.ndarray,)
         assert typing.get_origin(px.Proxy[int]) is px.Proxy
         assert pickle.loads(pickle.dumps(px.Proxy[int])) == px.Proxy[int]
 
-    def test_repr(self, px: ModuleType) -> None:
+    def test_repr(self) -> None:
         def shown(target: Any) -> str:
             return repr(px.Proxy(Refuse(), None if target is None else describe(target)))
 
@@ -232,7 +227,7 @@ class TestClaims:
 class TestResolution:
     """The factory is called once, and what it raises is not dressed up or hidden."""
 
-    def test_verbs(self, px: ModuleType) -> None:
+    def test_verbs(self) -> None:
         factory = Give([1])
         p = px.Proxy(factory)
         assert px.get_factory(p) is factory
@@ -243,21 +238,21 @@ class TestResolution:
         assert factory.calls == 1
 
     @pytest.mark.parametrize("verb", ["resolve", "resolve_async", "is_resolved", "get_factory"])
-    def test_verbs_refuse_what_is_no_proxy(self, px: ModuleType, verb: str) -> None:
+    def test_verbs_refuse_what_is_no_proxy(self, verb: str) -> None:
         with pytest.raises(TypeError, match="expected a Proxy, not list"):
             getattr(px, verb)([])
 
-    def test_a_factory_must_be_callable(self, px: ModuleType) -> None:
+    def test_a_factory_must_be_callable(self) -> None:
         with pytest.raises(TypeError, match="callable, not 5"):
             px.Proxy(5)
 
-    def test_nested_proxies_collapse(self, px: ModuleType) -> None:
+    def test_nested_proxies_collapse(self) -> None:
         p = px.Proxy(Give(5))
         assert px.Proxy(p) is p
         outer = px.Proxy(Give(px.Proxy(Give(p))))
         assert type(px.resolve(outer)) is int
 
-    def test_a_failure_reaches_the_caller_and_can_be_retried(self, px: ModuleType) -> None:
+    def test_a_failure_reaches_the_caller_and_can_be_retried(self) -> None:
         p = px.Proxy(Flaky([1], OSError("disk"), KeyboardInterrupt()), describe([1]))
         with pytest.raises(OSError, match="disk"):
             p.append(2)
@@ -267,13 +262,13 @@ class TestResolution:
         p.append(2)
         assert p == [1, 2]
 
-    def test_a_missing_attribute_is_the_targets_own_error(self, px: ModuleType) -> None:
+    def test_a_missing_attribute_is_the_targets_own_error(self) -> None:
         p = px.Proxy(Give([1]), describe([1]))
         for _ in "unresolved", "resolved":
             with pytest.raises(AttributeError, match=r"^'list' object has no attribute 'nothing'$"):
                 p.nothing  # noqa: B018
 
-    def test_a_failing_factory_is_no_missing_attribute(self, px: ModuleType) -> None:
+    def test_a_failing_factory_is_no_missing_attribute(self) -> None:
         """``hasattr`` swallows AttributeError, also one that means the target cannot be fetched."""
         p = px.Proxy(Flaky([1], *(AttributeError("broken") for _ in range(3))))
         with pytest.raises(ProxyflowError, match=r"'append'.*AttributeError: broken") as caught:
@@ -285,7 +280,7 @@ class TestResolution:
             len(p)
         assert hasattr(p, "append")
 
-    def test_attributes_are_set_and_deleted_on_the_target(self, px: ModuleType) -> None:
+    def test_attributes_are_set_and_deleted_on_the_target(self) -> None:
         point = Point(1, 2)
         p = px.Proxy(Give(point), describe(point))
         p.z = 3
@@ -295,7 +290,7 @@ class TestResolution:
         assert "swapped" in dir(p)
 
     @pytest.mark.parametrize("target", [None, True, 0, ""])
-    def test_a_factory_may_give_anything(self, px: ModuleType, target: Any) -> None:
+    def test_a_factory_may_give_anything(self, target: Any) -> None:
         p = px.Proxy(Give(target))
         assert px.resolve(p) is target
         assert p == target
@@ -305,7 +300,7 @@ class TestResolution:
 class TestCopies:
     """Copies are proxies; pickles hold the recipe only."""
 
-    def test_a_resolved_proxy_is_copied_with_its_target(self, px: ModuleType) -> None:
+    def test_a_resolved_proxy_is_copied_with_its_target(self) -> None:
         p = px.Proxy(Give([[1]]), describe([[1]]))
         p.append(2)
         shallow, deep = copy.copy(p), copy.deepcopy(p)
@@ -316,7 +311,7 @@ class TestCopies:
         assert deep == [[1], 2]
         assert type(deep) is type(p)
 
-    def test_a_target_that_contains_its_proxy(self, px: ModuleType) -> None:
+    def test_a_target_that_contains_its_proxy(self) -> None:
         target: list[Any] = []
         p = px.Proxy(Give(target), describe(target))
         p.append(p)
@@ -324,7 +319,7 @@ class TestCopies:
         assert twin[0] is twin
         assert px.resolve(twin) is not target
 
-    def test_a_pickle_does_not_grow_with_resolution(self, px: ModuleType) -> None:
+    def test_a_pickle_does_not_grow_with_resolution(self) -> None:
         p = px.Proxy(list, describe([1]))
         before = pickle.dumps(p)
         p.extend(range(1000))
@@ -332,11 +327,11 @@ class TestCopies:
         assert p.__reduce__() == p.__reduce_ex__(5)
         assert px.resolve(pickle.loads(before)) == []
 
-    def test_a_pickle_is_small(self, px: ModuleType) -> None:
+    def test_a_pickle_is_small(self) -> None:
         p = px.Proxy(Refuse(), describe(ARRAY))
         assert len(pickle.dumps(p, 5)) - len(pickle.dumps(Refuse(), 5)) <= 100
 
-    def test_weak_references_and_cycles(self, px: ModuleType) -> None:
+    def test_weak_references_and_cycles(self) -> None:
         factory = Give(None)
         factory.target = px.Proxy(factory)  # the factory's proxy is what it would return
         reference = weakref.ref(factory.target)
@@ -348,7 +343,7 @@ class TestCopies:
 class TestTypes:
     """Classes that make life hard."""
 
-    def test_a_class_with_slots_and_one_that_computes_attributes(self, px: ModuleType) -> None:
+    def test_a_class_with_slots_and_one_that_computes_attributes(self) -> None:
         class Computed:
             def __getattr__(self, name: str) -> str:
                 return name
@@ -363,7 +358,7 @@ class TestTypes:
         slotted.shape = "round"
         assert px.Proxy(Give(slotted), describe(slotted)).shape == "round"
 
-    def test_a_metaclass_whose_classes_are_unhashable(self, px: ModuleType) -> None:
+    def test_a_metaclass_whose_classes_are_unhashable(self) -> None:
         class Meta(type):
             def __eq__(cls, other: object) -> bool:
                 raise TypeError("compared")
@@ -374,7 +369,7 @@ class TestTypes:
         assert p.answer() == 42
         assert px.Proxy(Give([odd]))[0] is odd
 
-    def test_a_proxied_class(self, px: ModuleType) -> None:
+    def test_a_proxied_class(self) -> None:
         for facts in describe(Point), None:
             p = px.Proxy(Give(Point), facts)
             assert isinstance(Point(1, 2), p)
@@ -389,20 +384,20 @@ class TestTypes:
 
             assert Child.__bases__ == (Point,)
 
-    def test_a_proxied_generic_alias_as_a_base(self, px: ModuleType) -> None:
+    def test_a_proxied_generic_alias_as_a_base(self) -> None:
         class Child(px.Proxy(Give(list[int]))):  # type: ignore[misc]
             pass
 
         assert Child.__bases__ == (list,)
 
-    def test_abstract_classes_see_the_class(self, px: ModuleType) -> None:
+    def test_abstract_classes_see_the_class(self) -> None:
         class Abstract(abc.ABC):  # noqa: B024
             pass
 
         Abstract.register(Point)
         assert isinstance(px.Proxy(Refuse(), describe(Point(1, 2))), Abstract)
 
-    def test_a_proxied_descriptor_binds(self, px: ModuleType) -> None:
+    def test_a_proxied_descriptor_binds(self) -> None:
         class Holder:
             method = px.Proxy(Give(scale), describe(scale))
             half = px.Proxy(Give(property(lambda self: 0.5)), describe(property()))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from proxyflow import proxy as px
 from proxyflow.facts import describe
-from tests.proxy_cases import IMPLEMENTATIONS, Give
+from tests.proxy_cases import Give
 
 MATRIX = np.arange(6.0).reshape(2, 3)
 VECTOR = np.arange(3.0)
@@ -70,11 +69,6 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def px(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
-
-
 def assert_same(actual: Any, expected: Any) -> None:
     assert type(actual) is type(expected)
     if isinstance(expected, tuple):
@@ -93,26 +87,26 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("state", ["described", "narrowed"])
 @pytest.mark.parametrize("name", CASES)
-def test_libraries_take_a_proxy_for_its_target(px: ModuleType, name: str, state: str) -> None:
+def test_libraries_take_a_proxy_for_its_target(name: str, state: str) -> None:
     operation, operands = CASES[name]
     expected = operation(*operands)
     for position in range(len(operands)):
         for everywhere in False, True:
             mixed = [
-                make(px, value, state) if everywhere or here == position else value
+                make(value, state) if everywhere or here == position else value
                 for here, value in enumerate(operands)
             ]
             assert_same(operation(*mixed), expected)
 
 
-def make(px: ModuleType, target: Any, state: str) -> Any:
+def make(target: Any, state: str) -> Any:
     p = px.Proxy(Give(target), describe(target) if state == "described" else None)
     if state == "narrowed":
         px.resolve(p)
     return p
 
 
-def test_no_copy(px: ModuleType) -> None:
+def test_no_copy() -> None:
     """``np.asarray(proxy)`` is a view of the target."""
     p = px.Proxy(Give(MATRIX), describe(MATRIX))
     assert np.shares_memory(np.asarray(p), MATRIX)
@@ -134,7 +128,7 @@ def test_no_copy(px: ModuleType) -> None:
     ],
     ids=lambda target: str(target.dtype),
 )
-def test_every_dtype_arrives(px: ModuleType, target: np.ndarray) -> None:
+def test_every_dtype_arrives(target: np.ndarray) -> None:
     """NumPy has four ways to ask for an array, and some lose the unit of a date."""
     p = px.Proxy(Give(target), describe(target))
     assert p.dtype == target.dtype
@@ -144,13 +138,13 @@ def test_every_dtype_arrives(px: ModuleType, target: np.ndarray) -> None:
     np.testing.assert_array_equal(np.array([p, p]), np.array([target, target]))
 
 
-def test_array_interface_for_others(px: ModuleType) -> None:
+def test_array_interface_for_others() -> None:
     """Pillow reads the interface itself."""
     p = px.Proxy(Give(MATRIX), describe(MATRIX))
     assert p.__array_interface__["shape"] == (2, 3)
 
 
-def test_output_goes_into_the_target(px: ModuleType) -> None:
+def test_output_goes_into_the_target() -> None:
     target = np.zeros(3)
     p = px.Proxy(Give(target), describe(target))
     np.add(VECTOR, 1, out=p)
@@ -163,7 +157,7 @@ def test_output_goes_into_the_target(px: ModuleType) -> None:
     assert target.tolist() == [14, 6, 8]
 
 
-def test_dispatch_on_the_class(px: ModuleType) -> None:
+def test_dispatch_on_the_class() -> None:
     @functools.singledispatch
     def kind(value: object) -> str:
         return "object"

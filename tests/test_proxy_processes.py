@@ -17,15 +17,11 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from proxyflow import proxy as px
 from proxyflow.facts import describe
-from tests.proxy_cases import IMPLEMENTATIONS, Give, Point, Refuse
+from tests.proxy_cases import Give, Point, Refuse
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def px(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
 
 
 def run(program: str, data: bytes = b"", path: Path | None = None, **environment: str) -> str:
@@ -70,9 +66,7 @@ class TestImports:
 
     LOADED = "\nprint('userpkg.deep' in sys.modules)"
 
-    def test_handing_a_proxy_on_imports_nothing(
-        self, px: ModuleType, package: ModuleType, tmp_path: Path
-    ) -> None:
+    def test_handing_a_proxy_on_imports_nothing(self, package: ModuleType, tmp_path: Path) -> None:
         """A scheduler sees proxies of classes it has no module for."""
         for target in package.Plain(), package.Derived():
             data = pickle.dumps(px.Proxy(Refuse(), describe(target)))
@@ -85,18 +79,14 @@ class TestImports:
             """
             assert run(textwrap.dedent(program) + self.LOADED, data, tmp_path) == "False"
 
-    def test_a_builtin_base_is_found(
-        self, px: ModuleType, package: ModuleType, tmp_path: Path
-    ) -> None:
+    def test_a_builtin_base_is_found(self, package: ModuleType, tmp_path: Path) -> None:
         data = pickle.dumps(px.Proxy(Refuse(), describe(package.Records())))
         program = (
             "import sys, pickle\np = pickle.load(sys.stdin.buffer)\nassert isinstance(p, list)"
         )
         assert run(program + self.LOADED, data, tmp_path) == "True"
 
-    def test_a_registered_base_is_found(
-        self, px: ModuleType, package: ModuleType, tmp_path: Path
-    ) -> None:
+    def test_a_registered_base_is_found(self, package: ModuleType, tmp_path: Path) -> None:
         data = pickle.dumps(px.Proxy(Refuse(), describe(package.Registered())))
         program = """
             import sys, pickle, collections.abc
@@ -105,7 +95,7 @@ class TestImports:
         assert run(textwrap.dedent(program) + self.LOADED, data, tmp_path) == "True"
 
     def test_a_base_in_a_loaded_module_of_the_package_is_found(
-        self, px: ModuleType, package: ModuleType, tmp_path: Path
+        self, package: ModuleType, tmp_path: Path
     ) -> None:
         data = pickle.dumps(px.Proxy(Refuse(), describe(package.Derived())))
         program = """
@@ -115,9 +105,7 @@ class TestImports:
         """
         assert run(textwrap.dedent(program) + self.LOADED, data, tmp_path) == "True"
 
-    def test_a_class_that_cannot_be_imported_matches_nothing(
-        self, px: ModuleType, package: ModuleType
-    ) -> None:
+    def test_a_class_that_cannot_be_imported_matches_nothing(self, package: ModuleType) -> None:
         data = pickle.dumps(px.Proxy(Refuse(), describe(package.Records())))
         program = """
             import sys, pickle
@@ -129,9 +117,7 @@ class TestImports:
         """
         assert run(program, data) == ""
 
-    def test_importing_later(
-        self, px: ModuleType, package: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_importing_later(self, package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same in this process: what is not loaded is imported once it is needed."""
         plain = px.Proxy(Refuse(), describe(package.Plain()))
         derived = px.Proxy(Refuse(), describe(package.Derived()))
@@ -145,7 +131,7 @@ class TestImports:
         assert plain.__class__.__name__ == "Plain"
 
     def test_a_module_that_fails_to_import_is_tried_once(
-        self, px: ModuleType, package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         broken = tmp_path / "userpkg" / "broken.py"
         broken.write_text("class Broken(list):\n    pass\n")
@@ -163,7 +149,7 @@ class TestImports:
         assert not isinstance(p, list)
         assert count.read_text() == "x"
 
-    def test_a_local_class_is_known_once_resolved(self, px: ModuleType) -> None:
+    def test_a_local_class_is_known_once_resolved(self) -> None:
         class Local:
             pass
 
@@ -186,7 +172,7 @@ class TestImports:
 class TestHashes:
     """A hash from another process is trusted only if it would come out the same here."""
 
-    def test_another_seed(self, px: ModuleType) -> None:
+    def test_another_seed(self) -> None:
         data = pickle.dumps(px.Proxy(Give("text"), describe("text")))
         program = """
             import sys, pickle
@@ -199,7 +185,7 @@ class TestHashes:
         for seed in "11", "12":
             assert run(program, data, PYTHONHASHSEED=seed) == "True"
 
-    def test_the_same_seed(self, px: ModuleType) -> None:
+    def test_the_same_seed(self) -> None:
         data = pickle.dumps(px.Proxy(Refuse(), describe("text")))
         pid = os.fork()
         if pid == 0:
@@ -214,7 +200,7 @@ def use(p: Any) -> tuple[str, str, Any]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_through_a_process_pool(px: ModuleType, method: str) -> None:
+def test_through_a_process_pool(method: str) -> None:
     target = np.arange(3)
     proxies = [px.Proxy(Give(target), describe(target)), px.Proxy(Give(Point(1, 2)))]
     with multiprocessing.get_context(method).Pool(1) as pool:

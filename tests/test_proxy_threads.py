@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import multiprocessing
 import os
 import signal
@@ -12,23 +11,19 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from proxyflow import proxy as px
 from proxyflow.errors import ProxyflowError
 from proxyflow.facts import describe
 from proxyflow.flight import forget_other_threads, single_flight
-from tests.proxy_cases import IMPLEMENTATIONS, Flaky, Give
+from tests.proxy_cases import Flaky, Give
 
 # Far beyond what anything here takes; reached only by a deadlock.
 DEADLINE = 60
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def px(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
 
 
 class Gate:
@@ -63,7 +58,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
         return [future.result(DEADLINE) for future in futures]
 
 
-def test_eight_threads_call_the_factory_once(px: ModuleType) -> None:
+def test_eight_threads_call_the_factory_once() -> None:
     for _ in range(200):
         factory = Give([1])
         p = px.Proxy(factory)
@@ -72,7 +67,7 @@ def test_eight_threads_call_the_factory_once(px: ModuleType) -> None:
         assert all(result is factory.target for result in results)
 
 
-def test_threads_that_come_during_a_flight_wait_for_it(px: ModuleType) -> None:
+def test_threads_that_come_during_a_flight_wait_for_it() -> None:
     factory = Gate([1])
     p = px.Proxy(factory, describe([1]))
     with ThreadPoolExecutor(4) as pool:
@@ -87,7 +82,7 @@ def test_threads_that_come_during_a_flight_wait_for_it(px: ModuleType) -> None:
     assert factory.calls == 1
 
 
-def test_an_error_reaches_one_thread_and_the_others_try_again(px: ModuleType) -> None:
+def test_an_error_reaches_one_thread_and_the_others_try_again() -> None:
     factory = Gate([1], OSError("lost"))
     p = px.Proxy(factory)
     factory.go.set()
@@ -97,14 +92,14 @@ def test_an_error_reaches_one_thread_and_the_others_try_again(px: ModuleType) ->
     assert factory.calls == 2
 
 
-def test_different_proxies_resolve_at_the_same_time(px: ModuleType) -> None:
+def test_different_proxies_resolve_at_the_same_time() -> None:
     barrier = threading.Barrier(4)
     proxies = [px.Proxy(lambda: barrier.wait(DEADLINE) or "met") for _ in range(4)]
     # Barrier.wait gives each thread its number; 0 is replaced, so that every target is true.
     assert all(together(4, lambda number: px.resolve(proxies[number])))
 
 
-def test_a_factory_that_needs_its_own_proxy(px: ModuleType) -> None:
+def test_a_factory_that_needs_its_own_proxy() -> None:
     proxies: list[Any] = []
     proxies.append(px.Proxy(lambda: proxies[0].anything))
     with pytest.raises(ProxyflowError, match="own proxy"):
@@ -114,7 +109,7 @@ def test_a_factory_that_needs_its_own_proxy(px: ModuleType) -> None:
         px.resolve(itself)
 
 
-def test_factories_that_need_each_other(px: ModuleType) -> None:
+def test_factories_that_need_each_other() -> None:
     """Two threads, each holding what the other waits for, would wait forever."""
     barrier = threading.Barrier(2)
     first = [True, True]
@@ -131,7 +126,7 @@ def test_factories_that_need_each_other(px: ModuleType) -> None:
     assert any(isinstance(result, ProxyflowError) for result in results)
 
 
-def test_a_finalizer_that_touches_a_proxy_during_a_flight(px: ModuleType) -> None:
+def test_a_finalizer_that_touches_a_proxy_during_a_flight() -> None:
     """The garbage collector runs finalizers anywhere, also while a proxy is being resolved."""
     seen = []
 
@@ -151,7 +146,7 @@ def test_a_finalizer_that_touches_a_proxy_during_a_flight(px: ModuleType) -> Non
     assert seen == ["inner"]
 
 
-def test_a_signal_handler_that_touches_a_proxy_during_a_wait(px: ModuleType) -> None:
+def test_a_signal_handler_that_touches_a_proxy_during_a_wait() -> None:
     factory = Gate("slow")
     slow, quick = px.Proxy(factory), px.Proxy(Give("quick"))
     seen = []
@@ -184,7 +179,7 @@ def fork(work: Callable[[], bool]) -> bool:
     return child.exitcode == 0
 
 
-def test_a_fork_during_a_flight(px: ModuleType) -> None:
+def test_a_fork_during_a_flight() -> None:
     """The child has no thread that could land the parent's flight, so it flies itself."""
     factory = Gate("target")
     p = px.Proxy(factory)
@@ -204,7 +199,7 @@ def test_a_fork_during_a_flight(px: ModuleType) -> None:
     assert factory.calls == 1
 
 
-def test_a_factory_that_forks(px: ModuleType) -> None:
+def test_a_factory_that_forks() -> None:
     """In the child the forking thread is still in its own flight."""
     holder: list[Any] = []
 
@@ -217,7 +212,7 @@ def test_a_factory_that_forks(px: ModuleType) -> None:
     assert px.resolve(holder[0]) is True
 
 
-def test_what_a_fork_keeps(px: ModuleType) -> None:
+def test_what_a_fork_keeps() -> None:
     """The same without a fork: own flights stay, others are forgotten and can be flown again."""
     factory = Gate("target")
     p = px.Proxy(factory)
@@ -250,7 +245,7 @@ def test_a_flight_that_landed_between_looking_and_taking_off() -> None:
 class TestAsync:
     """Resolution in the background, for threads and for coroutines."""
 
-    def test_result(self, px: ModuleType) -> None:
+    def test_result(self) -> None:
         factory = Gate([1])
         p = px.Proxy(factory)
         future = px.resolve_async(p)
@@ -263,14 +258,14 @@ class TestAsync:
         assert factory.calls == 1
         assert px.resolve_async(p).done()
 
-    def test_await(self, px: ModuleType) -> None:
+    def test_await(self) -> None:
         async def main() -> list[Any]:
             proxies = [px.Proxy(Give(number)) for number in range(20)]
             return await asyncio.gather(*map(px.resolve_async, proxies))
 
         assert asyncio.run(main()) == list(range(20))
 
-    def test_cancelling_one_waiter_leaves_the_others(self, px: ModuleType) -> None:
+    def test_cancelling_one_waiter_leaves_the_others(self) -> None:
         factory = Gate("target")
 
         async def main() -> Any:
@@ -285,7 +280,7 @@ class TestAsync:
 
         assert asyncio.run(main()) == "target"
 
-    def test_a_loop_that_ended_before_the_target_came(self, px: ModuleType) -> None:
+    def test_a_loop_that_ended_before_the_target_came(self) -> None:
         factory = Gate("target")
 
         async def main() -> Any:
@@ -298,7 +293,7 @@ class TestAsync:
         factory.go.set()
         assert future.result(DEADLINE) == "target"
 
-    def test_errors(self, px: ModuleType) -> None:
+    def test_errors(self) -> None:
         p = px.Proxy(Flaky("target", OSError("lost"), StopIteration(), SystemExit(3)))
 
         async def wait() -> Any:

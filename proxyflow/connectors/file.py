@@ -100,6 +100,7 @@ class FileConnector:
     """
 
     scheme = "file"
+    key_type = FileKey
     """What its URLs begin with."""
 
     def __init__(

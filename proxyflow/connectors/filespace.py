@@ -89,6 +89,8 @@ class FilespaceConnector:
     (b'some bytes', 10)
     """
 
+    key_type = FilespaceKey
+
     def __init__(
         self,
         hub: str,

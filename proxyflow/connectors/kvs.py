@@ -56,6 +56,8 @@ class KVSConnector(ABC):
         Name of the session.
     """
 
+    key_type = SessionKey
+
     part: int
     """How many bytes to a value at most."""
 

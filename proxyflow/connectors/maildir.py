@@ -122,6 +122,8 @@ class MaildirConnector:
     >>> directory.cleanup()
     """
 
+    key_type = MaildirKey
+
     def __init__(
         self,
         store_dir: str,

@@ -88,6 +88,8 @@ class MemoryConnector:
     b'some bytes'
     """
 
+    key_type = MemoryKey
+
     def __init__(self, session: str | None = None) -> None:
         self._owner = session is None
         self._name = session or f"{os.getpid()}-{new_name(10)}"

@@ -72,6 +72,8 @@ class RedisConnector:
         If the session to join has ended.
     """
 
+    key_type = SessionKey
+
     def __init__(self, url: str, session: str | None = None, lease: float = LEASE) -> None:
         _check_password(url)
         self._session = RedisSession(url, session, lease)

@@ -80,6 +80,8 @@ class TagBlobConnector:
         If the session to join has ended.
     """
 
+    key_type = SessionKey
+
     def __init__(
         self,
         url: str,
