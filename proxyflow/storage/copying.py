@@ -27,12 +27,12 @@ def copy(target: memoryview, source: memoryview) -> None:
     >>> target
     bytearray(b'bytes')
     """
-    threads = min(_MOST_THREADS, _usable_cpus(), target.nbytes // _SHARE)
     numpy: Any = sys.modules.get("numpy")
     # Copying between memoryviews keeps the GIL, so that threads would take turns.
-    if threads < 2 or numpy is None or sys.is_finalizing():
+    if target.nbytes < 2 * _SHARE or numpy is None or sys.is_finalizing():
         target[:] = source
         return
+    threads = min(_MOST_THREADS, _usable_cpus(), target.nbytes // _SHARE)
     into, out_of = numpy.frombuffer(target, numpy.uint8), numpy.frombuffer(source, numpy.uint8)
     step = -(-len(into) // threads)
     parts = [slice(start, start + step) for start in range(0, len(into), step)]

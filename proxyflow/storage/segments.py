@@ -246,6 +246,7 @@ class SegmentPool:
         self._published: dict[str, Segment] = {}
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []
+        self._kept = 0  # bytes in free segments
 
     # -- filling -------------------------------------------------------------------------------
 
@@ -258,17 +259,19 @@ class SegmentPool:
             If a new one cannot be made.
         """
         self._sort_returned()
-        fitting = [
-            segment
-            for segment in self._free
-            if nbytes <= segment.allocated <= max(mmap.PAGESIZE, _LARGEST_SHARE * nbytes)
-        ]
-        if not fitting:
+        most = max(mmap.PAGESIZE, _LARGEST_SHARE * nbytes)
+        best, smallest = None, 0
+        # The latest first: its pages may still be in a cache.
+        for position in range(len(self._free) - 1, -1, -1):
+            allocated = self._free[position].allocated
+            if nbytes <= allocated <= most and (best is None or allocated < smallest):
+                best, smallest = position, allocated
+                if allocated - nbytes < mmap.PAGESIZE:
+                    break
+        if best is None:
             return Segment(self._directory)
-        # The tightest; of equal ones the latest, whose pages may still be in a cache.
-        best = min(reversed(fitting), key=lambda segment: segment.allocated)
-        self._free.remove(best)
-        return best
+        self._kept -= smallest
+        return self._free.pop(best)
 
     def publish(self, segment: Segment, name: str) -> None:
         """Give a segment that was filled an object's name, and remember it.
@@ -288,7 +291,7 @@ class SegmentPool:
 
     def _remember_one_less(self) -> None:
         if self._free:
-            self._free.pop(0).discard(self._directory)
+            self._discard_oldest()
         else:
             # The oldest becomes a file like any other.
             self._published.pop(next(iter(self._published))).close()
@@ -315,17 +318,20 @@ class SegmentPool:
             segment = self._returned.popleft()
             if segment.lock():
                 self._free.append(segment)
+                self._kept += segment.allocated
             elif time.monotonic() - segment.since < _PATIENCE:
                 self._returned.append(segment)
             else:
                 segment.discard(self._directory)
-        total = sum(segment.allocated for segment in self._free)
         while self._free and (
-            total > self._capacity or len(self._free) + len(self._published) > _MOST
+            self._kept > self._capacity or len(self._free) + len(self._published) > _MOST
         ):
-            oldest = self._free.pop(0)
-            total -= oldest.allocated
-            oldest.discard(self._directory)
+            self._discard_oldest()
+
+    def _discard_oldest(self) -> None:
+        oldest = self._free.pop(0)
+        self._kept -= oldest.allocated
+        oldest.discard(self._directory)
 
     # -- giving back ---------------------------------------------------------------------------
 
@@ -333,9 +339,8 @@ class SegmentPool:
         """Give back what has not been used for a while; return whether anything is left."""
         self._sort_returned()
         before = time.monotonic() - _IDLE
-        for segment in [each for each in self._free if each.since < before]:
-            self._free.remove(segment)
-            segment.discard(self._directory)
+        while self._free and self._free[0].since < before:
+            self._discard_oldest()
         return bool(self._published or self._returned or self._free)
 
     def make_room(self) -> None:
@@ -366,6 +371,7 @@ class SegmentPool:
     def _unpublished(self) -> list[Segment]:
         taken = [*self._free, *self._returned]
         self._free.clear()
+        self._kept = 0
         self._returned.clear()
         return taken
 
