@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias
 
 from distributed import Client, Scheduler
@@ -79,7 +79,14 @@ _CLIENT = (
     "_send_to_scheduler",
     "subscribe_topic",
 )
-_SCHEDULER = ("stream_handlers", "tasks", "log_event", "unregister_worker_plugin", "loop")
+_SCHEDULER = (
+    *("stream_handlers", "tasks", "log_event", "unregister_worker_plugin", "loop"),
+    *("client_desires_keys", "client_releases_keys"),
+)
+
+# As which client the scheduler itself wants what is fire-and-forget.
+_FORGETTING = "fire-and-forget"
+_DONE = ("memory", "erred")
 
 
 def check_client(client: Client) -> None:
@@ -113,6 +120,25 @@ def _check(obj: object, names: tuple[str, ...], kind: str) -> None:
     missing = [name for name in names if not hasattr(obj, name)]
     if missing:
         raise UnsupportedError(f"distributed's {kind} has no {missing[0]}", remedy=_REMEDY)
+
+
+def release_done_forgets(scheduler: Scheduler, ours: Callable[[Any], bool]) -> None:
+    """Have the scheduler let go of tasks that are done when they are said to be fire-and-forget.
+
+    It lets go of such a task when it ends; of one that has ended already, never.
+    """
+    original = scheduler.stream_handlers["client-desires-keys"]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def desires(keys: Collection[Any], client: str, **kwargs: Any) -> None:
+        original(keys, client, **kwargs)
+        if client == _FORGETTING:
+            done = [key for key in keys if ours(key) and scheduler.tasks[key].state in _DONE]
+            scheduler.client_releases_keys(done, client)
+
+    scheduler.stream_handlers["client-desires-keys"] = desires
 
 
 def after_gather(load: Callable[[Any], Awaitable[Any]]) -> None:

@@ -19,7 +19,7 @@ from proxyflow.recipe import Recipe
 from proxyflow_dask.orphan import Orphan, hold
 from proxyflow_dask.owner import topic_of
 from proxyflow_dask.packed import Packed, packed_in
-from proxyflow_dask.private import check_scheduler
+from proxyflow_dask.private import check_scheduler, release_done_forgets
 
 __all__ = ["NAME", "SchedulerPart", "open_session"]
 
@@ -66,6 +66,7 @@ class SchedulerPart(SchedulerPlugin):
         check_scheduler(scheduler)
         self._scheduler = scheduler
         scheduler.stream_handlers["proxyflow-submitted"] = self._submitted
+        release_done_forgets(scheduler, lambda key: self._packed(key) is not None)
 
     def open(self, session: str, client: str, recipe: Recipe, *, lent: bool) -> bool:
         """Know a session from now on; return whether it can outlive its owner.

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,16 @@ def test_fire_and_forget(shop: Shop, tmp_path: Path) -> None:
     gate.touch()
     until(lambda: list(runs.iterdir()))
     del blocked
+    shop.expect_empty()
+
+
+@pytest.mark.parametrize("task", [tasks.total, tasks.fail])
+def test_fire_and_forget_of_a_task_that_is_done(shop: Shop, task: Callable[..., Any]) -> None:
+    """Plain Dask keeps such a task for ever: forgetting is what follows a run, and that is over."""
+    future = shop.client.submit(task, array(), retries=0)
+    wait(future)
+    fire_and_forget(future)
+    del future
     shop.expect_empty()
 
 
