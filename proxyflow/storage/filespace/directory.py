@@ -174,11 +174,10 @@ class DirectoryBlobs:
 
     def lock(self, name: str, shared: bool, timeout: float) -> FileLock:
         """See `Blobs.lock`."""
-        # The file stays: removing it would let two processes lock two files of the same name.
         folder = self._path("locks")
         _make_dirs(folder)
         path = os.path.join(folder, hashlib.sha256(name.encode()).hexdigest()[:32])
-        return FileLock(path, shared=shared, timeout=timeout)
+        return FileLock(path, shared=shared, timeout=timeout, transient=True)
 
     def close(self) -> None:
         """Do nothing: nothing is kept open."""
