@@ -18,6 +18,7 @@ from proxyflow.connectors.protocol import (
     Connector,
     DeferrableConnector,
     FileOpener,
+    FrameBatchWriter,
     FrameWriter,
     Key,
     KeyScanner,
@@ -268,10 +269,13 @@ class Store:
         """
         payloads = [self.encode(obj) for obj in objs]
         self._check_open()
-        if self._frames:
-            return self._write_all(payloads)
         started = perf_counter()
-        keys = self.connector.put_batch([b"".join(payload.frames) for payload in payloads])
+        if isinstance(self.connector, FrameBatchWriter):
+            keys = self.connector.put_frames_batch([payload.frames for payload in payloads])
+        elif self._frames:
+            return self._write_all(payloads)
+        else:
+            keys = self.connector.put_batch([b"".join(payload.frames) for payload in payloads])
         self.stats.record("put_batch", started, sum(payload.nbytes for payload in payloads))
         return note(self, keys)
 
@@ -338,16 +342,21 @@ class Store:
         ProxyTargetError
             For ``None``, ``True`` and ``False``, which code compares by identity.
         """
-        if isinstance(obj, Proxy):
-            return obj
-        if skip_nonproxiable and (obj is None or obj is True or obj is False):
+        if _goes_as_it_is(obj, skip_nonproxiable):
             return obj  # type: ignore[return-value]
         check_target(obj)
         return self.proxy_from_key(self.put(obj), obj)
 
     def proxy_batch(self, objs: Iterable[T], *, skip_nonproxiable: bool = False) -> list[Proxy[T]]:
         """Store several objects and return their proxies in the same order."""
-        return [self.proxy(obj, skip_nonproxiable=skip_nonproxiable) for obj in objs]
+        made: list[Any] = list(objs)
+        places = [at for at, obj in enumerate(made) if not _goes_as_it_is(obj, skip_nonproxiable)]
+        for at in places:
+            check_target(made[at])
+        keys = self.put_batch(made[at] for at in places)
+        for at, key in zip(places, keys, strict=True):
+            made[at] = self.proxy_from_key(key, made[at])
+        return made
 
     def proxy_from_key(
         self, key: Key, example: Any = None, *, facts: Any = None, hashed: bool = True
@@ -583,3 +592,9 @@ class Store:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError("the store has been closed", store=self.name)
+
+
+def _goes_as_it_is(obj: Any, skip_nonproxiable: bool) -> bool:
+    """Return whether an object is given back instead of a proxy of it."""
+    nonproxiable = obj is None or obj is True or obj is False
+    return isinstance(obj, Proxy) or (skip_nonproxiable and nonproxiable)

@@ -287,6 +287,19 @@ class ConnectorConformance:
         ]
         assert bytes(connector.get(connector.put_frames(frames))) == b"head" + large + b"tail"
 
+    @_needs("put_frames_batch")
+    def test_objects_in_frames_are_stored_together_or_not_at_all(self, connector: Any) -> None:
+        large = _data(_MIB)
+        objs: list[Any] = [[b"", b"head", memoryview(large).cast("I")], [], [b"tail"]]
+        keys = connector.put_frames_batch(objs)
+        found = [bytes(data) for data in connector.get_batch(keys)]
+        assert found == [b"head" + large, b"", b"tail"]
+        for key in keys:
+            connector.evict(key)
+        with pytest.raises(TypeError):
+            connector.put_frames_batch([[b"good"], ["no bytes"]])
+        assert not hasattr(connector, "scan") or list(connector.scan()) == []
+
     @_needs("set_frames", "new_key")
     def test_frames_can_be_set_under_a_key_made_before(self, connector: Any) -> None:
         key = connector.new_key()

@@ -193,10 +193,14 @@ class FilespaceConnector:
 
     def put_batch(self, objs: Sequence[Buffer]) -> list[FilespaceKey]:
         """Store several objects with one sync; when one fails, none of them stays."""
+        return self.put_frames_batch([[obj] for obj in objs])
+
+    def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[FilespaceKey]:
+        """Store several objects, each given in pieces, as `put_batch` does."""
         keys: list[FilespaceKey] = []
         try:
-            for obj in objs:
-                keys.append(self._stored(self._make_key().filename, [obj]))
+            for frames in objs:
+                keys.append(self._stored(self._make_key().filename, frames))
             if keys and self._sync_mode != "close":
                 self.sync()
         except BaseException:

@@ -136,7 +136,11 @@ class KVSConnector(ABC):
 
     def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects in one commit: all of them or none."""
-        objects = {self.new_key(): flat([obj]) for obj in objs}
+        return self.put_frames_batch([[obj] for obj in objs])
+
+    def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
+        """Store several objects, each given in pieces, as `put_batch` does."""
+        objects = {self.new_key(): flat(frames) for frames in objs}
         self._write(objects)
         return list(objects)
 

@@ -20,6 +20,7 @@ __all__ = [
     "Connector",
     "DeferrableConnector",
     "FileOpener",
+    "FrameBatchWriter",
     "FrameWriter",
     "FreshReader",
     "Hold",
@@ -105,6 +106,18 @@ class FrameWriter(Protocol):
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key made before."""
+        ...
+
+
+@runtime_checkable
+class FrameBatchWriter(Protocol):
+    """Writes several objects for less than it takes to write each by itself."""
+
+    def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[Key]:
+        """Store several objects, each given in pieces, and return their keys in the same order.
+
+        When one of them cannot be stored, none is.
+        """
         ...
 
 

@@ -252,10 +252,14 @@ class TagBlobConnector:
 
     def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects, some at a time; when one fails, none of them stays."""
+        return self.put_frames_batch([[obj] for obj in objs])
+
+    def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
+        """Store several objects, each given in pieces, as `put_batch` does."""
         keys = [self.new_key() for _ in objs]
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
-                list(pool.map(self.set, keys, objs))
+                list(pool.map(self.set_frames, keys, objs))
         except BaseException:
             for key in keys:
                 self.evict(key)

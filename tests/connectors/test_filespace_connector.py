@@ -56,6 +56,22 @@ def test_when_others_see_an_object(tmp_path: Path, sync: str, after_put: bool) -
         other.close()
 
 
+def test_a_batch_is_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the disk; a store puts objects in frames, and that is no reason for more."""
+    syncs: list[None] = []
+    sync = FilespaceConnector.sync
+    monkeypatch.setattr(FilespaceConnector, "sync", lambda self: (syncs.append(None), sync(self)))
+    with Store(f"filespace://lab/data?hub={tmp_path}/hub") as store:
+        keys = store.put_batch([[1], "two", np.arange(3)])
+        assert len(syncs) == 1
+        proxies = store.proxy_batch([[3], None, "four"], skip_nonproxiable=True)
+        assert len(syncs) == 2
+        other = Store.from_config(store.config())
+        assert other.get_batch(keys)[:2] == [[1], "two"]
+        assert proxies == [[3], None, "four"]
+        other.close()
+
+
 def test_a_damaged_content_is_no_value(
     connector: FilespaceConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

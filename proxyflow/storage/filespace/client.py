@@ -246,7 +246,7 @@ class Client:
         freed, tree.freed = tree.freed, []
         self.view.journal = Journal(waiting)
         self.contents.settle(contents_of(ready))
-        now = self.hub.head()
+        now = self.hub.known
         self.view.adopt(now, tree if now.version == head.version else None)
         if self.hub.blobs.keeps_open_files:
             self.hub.delete("content", freed)

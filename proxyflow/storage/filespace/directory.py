@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from . import slots
 from .blobs import Tagged
 from .errors import FsNoSpaceError, HubUnavailableError
 from .flock import FileLock
@@ -43,18 +44,22 @@ class DirectoryBlobs:
 
     def read(self, name: str) -> bytes | None:
         """See `Blobs.read`."""
+        tagged = self.read_tagged(name)
+        return None if tagged is None else tagged.data
+
+    def read_tagged(self, name: str) -> Tagged | None:
+        """See `Blobs.read_tagged`."""
         try:
             with open(self._path(name), "rb", buffering=0) as file:
-                return file.read()
+                last = slots.read_last(file.fileno())
+                if last is not None:
+                    return Tagged(last.data, last[:2])
+                data = file.read()
+                return Tagged(data, data)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unavailable(error) from error
-
-    def read_tagged(self, name: str) -> Tagged | None:
-        """See `Blobs.read_tagged`."""
-        data = self.read(name)
-        return None if data is None else Tagged(data, data)
 
     def serialised(self, name: str, timeout: float) -> AbstractContextManager[object]:
         """See `Blobs.serialised`."""
@@ -69,16 +74,31 @@ class DirectoryBlobs:
 
     def swap(self, name: str, tag: Any, data: bytes) -> Any | None:
         """See `Blobs.swap`."""
-        if self.read(name) != tag:
-            return None
         path = self._path(name)
+        if tag is None:
+            if os.path.exists(path):
+                return None
+            # Most blobs are written once: no room for other versions.
+            self._replace(path, data)
+            return data
+        with open(path, "r+b", buffering=0) as file:
+            last = slots.read_last(file.fileno())
+            if (file.read() if last is None else last[:2]) != tag:
+                return None
+            following = slots.overwrite(file.fileno(), last, data) if last is not None else None
+        if following is None:
+            number = 1 if last is None else last.number + 1
+            following = slots.Version.of(number, data)
+            self._replace(path, slots.new_file(following))
+        return following[:2]
+
+    def _replace(self, path: str, data: bytes) -> None:
         _make_dirs(os.path.dirname(path))
-        # One name for the next version is enough: `serialised` lets one writer in at a time, and
+        # One name for the next file is enough: `serialised` lets one writer in at a time, and
         # what a killed one left is overwritten by whoever comes next.
         _write_file(path + ".next", data, os.O_TRUNC)
         os.rename(path + ".next", path)
         _sync_dir(os.path.dirname(path))
-        return data
 
     def write(self, blobs: Mapping[str, bytes]) -> None:
         """See `Blobs.write`."""
@@ -154,11 +174,10 @@ class DirectoryBlobs:
 
     def lock(self, name: str, shared: bool, timeout: float) -> FileLock:
         """See `Blobs.lock`."""
-        # The file stays: removing it would let two processes lock two files of the same name.
         folder = self._path("locks")
         _make_dirs(folder)
         path = os.path.join(folder, hashlib.sha256(name.encode()).hexdigest()[:32])
-        return FileLock(path, shared=shared, timeout=timeout)
+        return FileLock(path, shared=shared, timeout=timeout, transient=True)
 
     def close(self) -> None:
         """Do nothing: nothing is kept open."""

@@ -29,6 +29,8 @@ class FileLock:
         Whether others may hold it shared at the same time.
     timeout
         How many seconds to wait for others; 0 tries once.
+    transient
+        Whether the last to let go removes the file.
 
     Raises
     ------
@@ -46,8 +48,11 @@ class FileLock:
     TimeoutError: ... is locked by another process
     """
 
-    def __init__(self, path: str, *, shared: bool = False, timeout: float = 0) -> None:
+    def __init__(
+        self, path: str, *, shared: bool = False, timeout: float = 0, transient: bool = False
+    ) -> None:
         self.path = path
+        self._transient = transient
         self._fd = -1
         deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -60,20 +65,20 @@ class FileLock:
         _held.add(self)
 
     def _try(self, kind: int) -> bool:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            # The holder before may have removed the file: then this lock is on a file that the
-            # next process will not find.
-            if _same_file(fd, self.path):
-                self._fd, fd = fd, -1
-                return True
-        except BlockingIOError:
-            return False
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return False
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
+                # The holder before may have removed the file: then this lock is on a file that
+                # the next process will not find, and nobody holds the one it will.
+                if _same_file(fd, self.path):
+                    self._fd, fd = fd, -1
+                    return True
+            except BlockingIOError:
+                return False
+            finally:
+                if fd >= 0:
+                    os.close(fd)
 
     def remove(self) -> None:
         """Remove the file while holding it, then let go."""
@@ -90,6 +95,8 @@ class FileLock:
         fd, self._fd = self._fd, -1
         _held.discard(self)
         if fd >= 0:
+            if self._transient:
+                _remove_if_last(fd, self.path)
             # Unlocked by name, not merely closed: a child forked a moment ago may hold a copy.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
@@ -112,6 +119,19 @@ def _same_file(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def _remove_if_last(fd: int, path: str) -> None:
+    """Remove the file of a lock that is let go, unless others hold or want it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # To become exclusive a shared lock may be given up for a moment, in which another holder
+        # may have removed the file, and a third made a new one.
+        if _same_file(fd, path):
+            os.unlink(path)
+    except OSError:
+        # Somebody else holds it and will remove it; or it stays, being of use to the next.
+        return
 
 
 def _forget_in_child() -> None:

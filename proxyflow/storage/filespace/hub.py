@@ -2,7 +2,7 @@
 
 Below the folder of a filespace stand::
 
-    head                     the one blob that changes (`head.Head`)
+    head                     the one blob that changes (`head.Head`), in a directory in two `slots`
     nodes/CLIENT/SEQ         metadata nodes, immutable
     content/CLIENT/SEQ       contents of files, immutable once published
     clients/CLIENT           who is alive; see `Owner`
@@ -23,7 +23,7 @@ from typing import Any
 
 from .blobs import Blobs
 from .entry import check_id
-from .errors import FilespaceNotFoundError, FsContentError
+from .errors import FilespaceNotFoundError, FsContentError, HubCorruptError
 from .flock import FileLock
 from .head import Head
 from .streams import RangeReader
@@ -32,6 +32,7 @@ __all__ = ["Hub", "Owner", "StaleError"]
 
 LEASE = 3600.0
 SWEEP_TIMEOUT = 60.0
+ATTEMPTS = 5
 
 
 class StaleError(Exception):
@@ -62,14 +63,29 @@ class Hub:
         self.tag: Any = None
         self._head = Head()
 
+    @property
+    def known(self) -> Head:
+        """The head read or published last."""
+        return self._head
+
     def head(self) -> Head:
         """Return the current head; decoded only if it is not the one read last."""
-        tagged = self.blobs.read_tagged(f"{self.folder}/head")
-        if tagged is None:
-            raise FilespaceNotFoundError(f"{self.label} does not exist (any more) in the hub")
-        if tagged.tag != self.tag:
-            self._head = Head.decode(tagged.data, self.label)
-            self.tag = tagged.tag
+        for attempt in itertools.count(1):
+            tagged = self.blobs.read_tagged(f"{self.folder}/head")
+            if tagged is None:
+                raise FilespaceNotFoundError(f"{self.label} does not exist (any more) in the hub")
+            if tagged.tag == self.tag:
+                break
+            try:
+                self._head = Head.decode(tagged.data, self.label)
+            except HubCorruptError:
+                if attempt == ATTEMPTS:
+                    raise
+                # Two others have published while it was read.
+                time.sleep(0.001)
+            else:
+                self.tag = tagged.tag
+                break
         return self._head
 
     def serialised(self, timeout: float) -> AbstractContextManager[object]:

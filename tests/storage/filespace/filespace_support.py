@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxyflow.storage.filespace import Filespace, S3DataStoreConfig
+from proxyflow.storage.filespace.blobs import open_blobs
 
 ACCESS, SECRET = "AKIATESTKEY0000000", "a-secret-that-must-not-show"
 REGION = "us-east-1"
@@ -120,6 +121,14 @@ def files_below(root: str) -> set[str]:
         for folder, _, names in os.walk(root)
         for name in names
     }
+
+
+def head_of(root: str) -> bytes:
+    """Return the head of the only filespace below a directory."""
+    (path,) = (path for path in files_below(root) if path.endswith("/head"))
+    data = open_blobs(root, {}).read(path)
+    assert data is not None
+    return data
 
 
 def tree_of(filespace: Filespace, path: str = "") -> dict[str, bytes | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import xxhash
 from filespace_proxy import proxied
-from filespace_support import Bucket, files_below
+from filespace_support import Bucket, files_below, head_of
 
 from proxyflow.storage.filespace import (
     ExternalStoreError,
@@ -37,8 +37,7 @@ from proxyflow.storage.filespace.streams import RangeReader
 def forge(hub: str, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the head of the only filespace as somebody who can write to the hub might."""
     head = os.path.join(hub, next(path for path in files_below(hub) if path.endswith("/head")))
-    with open(head, "rb") as file:
-        facts = json.loads(file.read().partition(b"\n")[2])
+    facts = json.loads(head_of(hub).partition(b"\n")[2])
     change(facts)
     body = json.dumps(facts).encode()
     with open(head, "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -60,14 +61,32 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
 def _arm(step: int) -> None:
     left = step
 
-    def count(event: str, _: Any) -> None:
+    def last() -> bool:
         nonlocal left
-        if event in STEPS and left > 0:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return left == 0
+
+    def count(event: str, _: Any) -> None:
+        if event in STEPS and last():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def halfway(fd: int, data: Any, at: int, write: Any = os.pwrite) -> int:
+        """Overwriting is no single step: the kernel may have written any part of it."""
+        if last():
+            write(fd, data[: len(data) // 2], at)
+            os.kill(os.getpid(), signal.SIGKILL)
+        written: int = write(fd, data, at)
+        return written
+
+    def synced(fd: int, sync: Any) -> None:
+        if last():
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(fd)
 
     sys.addaudithook(count)
+    os.pwrite = halfway
+    for name in ("fsync", "fdatasync"):
+        setattr(os, name, functools.partial(synced, sync=getattr(os, name)))
 
 
 @pytest.mark.parametrize("compact", [False, True], ids=["sync_all", "compact"])
@@ -81,8 +100,9 @@ def test_a_sync_killed_at_any_step_leaves_one_of_the_two_states(
         step += 1
         hub = str(tmp_path / f"hub{step}")
         with Workspace(hub).link_filespace(name="data") as first:
-            for path, data in BEFORE.items():
-                first.fs.write_file(path, data)
+            first.fs.write_file("/a", BEFORE["/a"])
+            first.sync_all()  # from now on its head is overwritten
+            first.fs.write_file("/b", BEFORE["/b"])
 
         def work(hub: str = hub) -> None:
             filespace = Workspace(hub).link_filespace(name="data")

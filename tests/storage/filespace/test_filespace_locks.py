@@ -187,3 +187,49 @@ def test_a_lease_that_is_over_is_taken_and_one_that_is_held_is_renewed(
         bucket.put(key, json.dumps(dead).encode())
         with filespace.fs.open("/f", "rb", lock_type="exclusive", lock_timeout=60) as file:
             assert file.read() == b"x"
+
+
+def test_locks_that_were_let_go_leave_no_files(tmp_path: Any) -> None:
+    """A hub would keep one for every name ever locked, each session of a store included."""
+    hub = str(tmp_path / "hub")
+    with Workspace(hub).link_filespace(name="data") as filespace:
+        fs = filespace.fs
+        for number in range(5):
+            fs.write_file(f"/{number}", b"x")
+            with fs.open(f"/{number}", "rb", lock_type="shared"):
+                with fs.open(f"/{number}", "rb", lock_type="shared"):
+                    pass
+                with pytest.raises(FsLockedError):
+                    fs.open(f"/{number}", "r+b", lock_type="exclusive", lock_timeout=0)
+            fs.open(f"/{number}", "r+b", lock_type="exclusive").close()
+    assert os.listdir(tmp_path / "hub" / "locks") == []
+
+
+def _take_turns(path: str, rounds: int, overlaps: Any) -> None:
+    from proxyflow.storage.filespace.flock import FileLock
+
+    for number in range(rounds):
+        shared = number % 3 == 0
+        with FileLock(path, shared=shared, timeout=60, transient=True):
+            if shared:
+                continue
+            try:
+                os.close(os.open(path + ".held", os.O_CREAT | os.O_EXCL))
+                os.unlink(path + ".held")
+            except FileExistsError:
+                overlaps.value += 1
+
+
+def test_a_lock_whose_file_comes_and_goes_keeps_others_out(tmp_path: Any) -> None:
+    """Two holders of two files of the same name would each believe to be the only one."""
+    context = multiprocessing.get_context("fork")
+    overlaps = context.Value("i", 0)
+    path = str(tmp_path / "lock")
+    workers = [context.Process(target=_take_turns, args=(path, 400, overlaps)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    assert overlaps.value == 0
+    assert os.listdir(tmp_path) == []
