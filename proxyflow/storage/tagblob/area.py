@@ -138,6 +138,12 @@ def local_root(url: str) -> str | None:
         return None
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ConfigError("a file URL needs an absolute path", store=url, remedy="file:///path")
+    if parts.query or parts.fragment:
+        raise ConfigError(
+            "options do not go into this URL",
+            store=url,
+            remedy="pass them as parameters: DDFS(url, volumes=3, replicas=2)",
+        )
     return parts.path
 
 

@@ -573,3 +573,9 @@ def test_a_lost_layout_is_told(local: DDFS, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store/layout")
     with pytest.raises(Unavailable, match="layout"):
         local.gc()
+
+
+def test_options_in_a_local_url_are_not_ignored(tmp_path: Path) -> None:
+    """Who writes ``?volumes=3`` would have one copy of everything and not know it."""
+    with pytest.raises(ConfigError, match="as parameters"):
+        DDFS(f"file://{tmp_path}?volumes=3")
