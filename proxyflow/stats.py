@@ -44,8 +44,8 @@ class StoreStats:
         # of recording.
         self._lock = threading.RLock()
 
-    def record(self, operation: str, started: float, nbytes: int = 0) -> None:
-        """Add one operation that began at `started` (``time.perf_counter``)."""
+    def record(self, operation: str, started: float, nbytes: int = 0) -> float:
+        """Add one operation that began at `started` (``time.perf_counter``); return its seconds."""
         seconds = perf_counter() - started
         with self._lock:
             totals = self._operations.get(operation)
@@ -54,6 +54,7 @@ class StoreStats:
             totals.count += 1
             totals.nbytes += nbytes
             totals.seconds += seconds
+        return seconds
 
     def __getitem__(self, operation: str) -> OperationStats:
         return self._operations.get(operation, OperationStats())

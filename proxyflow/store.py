@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from proxyflow import recipe as recipes
+from proxyflow.compression import Compression
 from proxyflow.config import as_url
 from proxyflow.connectors import connector_class, open_url
 from proxyflow.connectors.protocol import (
@@ -75,7 +76,7 @@ class Store:
         A connector to use instead of a URL; ProxyStore's work too.
     compress
         Whether to compress with lz4 what a sample shows to be worth it. By default off for stores
-        that map their objects, on for those that move them.
+        that map their objects, on for those that move them while they are slower than the codec.
     verify
         Whether to check mapped buffers against their digest on every read, which makes opening
         one as slow as reading all of it. What is executed (the pickle stream) and what was copied
@@ -131,7 +132,7 @@ class Store:
         # Asked once: a runtime check of a protocol takes longer than a small put.
         self._frames = isinstance(connector, FrameWriter)
         self.deferrable = isinstance(connector, DeferrableConnector)
-        self._compress = not self._views if options.compress is None else options.compress
+        self._compression = Compression(options.compress, moves=not self._views)
         self._verify = options.verify
         self._secret = options.secret
         self._reader = CachingReader(connector, options.cache)
@@ -145,8 +146,8 @@ class Store:
     def _options(self) -> dict[str, str]:
         """Return what a process that joins must know besides the connector's own options."""
         options = {}
-        if self._compress == self._views:
-            options["compress"] = str(int(self._compress))
+        if self._compression.asked is not None:
+            options["compress"] = str(int(self._compression.asked))
         if self._verify:
             options["verify"] = "1"
         if self._reader.cache.capacity != CACHE:
@@ -485,7 +486,7 @@ class Store:
 
     def encode(self, obj: Any) -> Payload:
         """Return an object as frames, not stored yet."""
-        return serialize(obj, compress=self._compress, secret=self._secret)
+        return serialize(obj, compress=self._compression.wanted, secret=self._secret)
 
     def write(self, payload: Payload, key: Key = None) -> Key:
         """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
@@ -502,7 +503,8 @@ class Store:
             connector.set_frames(key, payload.frames)
         else:
             connector.set(key, b"".join(payload.frames))
-        self.stats.record("put", started, payload.nbytes)
+        seconds = self.stats.record("put", started, payload.nbytes)
+        self._compression.link.add(payload.nbytes, seconds)
         note(self, [key])
         return key
 

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from time import perf_counter
 
+from proxyflow.rate import Rate
 from proxyflow.serialize.chunks import CHUNK, Piece, map_chunks, split, total
 
-__all__ = ["MAX_RATIO", "compress", "decompress"]
+__all__ = ["MAX_RATIO", "RATE", "compress", "decompress"]
+
+RATE = Rate()
+"""How fast frames are compressed in this process."""
 
 MAX_RATIO = 255
 """No lz4 block expands further; a header that claims more is forged."""
@@ -45,8 +50,10 @@ def compress(pieces: Sequence[Piece]) -> list[Piece] | None:
     raw = total(pieces)
     if raw < _SMALLEST:
         return None
+    started = perf_counter()
     chunks = split(pieces)
     packed = map_chunks(_compress_chunk, chunks)
+    RATE.add(raw, perf_counter() - started)
     blocks = [
         [block] if block is not None else chunk for chunk, block in zip(chunks, packed, strict=True)
     ]
