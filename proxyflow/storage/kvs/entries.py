@@ -16,7 +16,7 @@ import enum
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxyflow.storage.kvs.errors import DamagedError
 from proxyflow.storage.kvs.keys import Names
@@ -55,8 +55,8 @@ LARGE_PIECE_BYTES = 1024 * 1024
 _SIZE = struct.Struct("<Q")
 
 
-class Kind(enum.Enum):
-    """What an entry is; the value is the first byte of what is stored."""
+class Kind(bytes, enum.Enum):
+    """What an entry is: the first byte of what is stored."""
 
     SMALL = b"v"
     LARGE = b"b"
@@ -64,8 +64,10 @@ class Kind(enum.Enum):
     LINK = b"l"
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+_KINDS = {bytes(kind): kind for kind in Kind}
+
+
+class Value(NamedTuple):
     """A value: its bytes if it is small, else the parts where they are."""
 
     inline: bytes | None
@@ -94,15 +96,13 @@ class Value:
             begin += size
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory; its identity is never used again for another."""
 
     identity: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A symbolic link; its target counts from the root of the namespace."""
 
     target: Names
@@ -127,7 +127,7 @@ def _new_identity() -> bytes:
 
 def new_value(content: Content) -> tuple[Value, list[list[memoryview]]]:
     """Return the entry for a content, and the parts to be stored beside it."""
-    if sum(piece.nbytes for piece in content) <= INLINE_BYTES:
+    if sum([piece.nbytes for piece in content]) <= INLINE_BYTES:
         return Value(b"".join(content)), []
     parts = list(split_parts(content, PART_BYTES))
     sizes = tuple(sum(piece.nbytes for piece in part) for part in parts)
@@ -161,13 +161,13 @@ def encode(entry: Entry) -> bytes:
     """Return the bytes an entry is stored as."""
     match entry:
         case Value(inline=bytes() as data):
-            return Kind.SMALL.value + data
+            return Kind.SMALL + data
         case Value(identity=identity, sizes=sizes):
-            return Kind.LARGE.value + identity + b"".join(_SIZE.pack(size) for size in sizes)
+            return Kind.LARGE + identity + b"".join(_SIZE.pack(size) for size in sizes)
         case Directory(identity):
-            return Kind.DIRECTORY.value + identity
+            return Kind.DIRECTORY + identity
         case Link(target):
-            return Kind.LINK.value + b".".join(target)
+            return Kind.LINK + b".".join(target)
 
 
 def decode(stored: bytes) -> Entry:
@@ -190,6 +190,6 @@ def decode(stored: bytes) -> Entry:
 def kind_of(stored: bytes | memoryview) -> Kind:
     """Return what a stored entry is, from its first byte; DamagedError if it is nothing known."""
     try:
-        return Kind(bytes(stored[:1]))
-    except ValueError:
+        return _KINDS[bytes(stored[:1])]
+    except KeyError:
         raise DamagedError("an entry of the tree is of no known kind") from None

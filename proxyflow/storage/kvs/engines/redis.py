@@ -81,7 +81,7 @@ class _View:
                     return here, path[at:]
                 self.seen[place] = self._known[place]
             stored = self.seen[place]
-            if stored is None or stored[:1] != Kind.DIRECTORY.value:
+            if stored is None or stored[:1] != Kind.DIRECTORY:
                 return None
             here = stored[1:]
         return None
@@ -320,7 +320,7 @@ class RedisEngine:
     def _remember(self, writer: _Change) -> None:
         known = dict(self._known) if len(self._known) < MAX_KNOWN else {}
         for place, stored in writer.seen.items():
-            if stored is not None and stored[:1] == Kind.DIRECTORY.value:
+            if stored is not None and stored[:1] == Kind.DIRECTORY:
                 known[place] = stored
         for directory, name, entry in writer.overlay.changes():
             if isinstance(entry, Directory):

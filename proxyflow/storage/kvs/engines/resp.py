@@ -83,6 +83,8 @@ class Connection:
         for command in commands:
             gathered += b"*%d\r\n" % len(command)
             for argument in command:
+                if isinstance(argument, int):
+                    argument = b"%d" % argument
                 if type(argument) is bytes and len(argument) < GATHER_BYTES:
                     gathered += b"$%d\r\n%b\r\n" % (len(argument), argument)
                     continue
@@ -92,6 +94,9 @@ class Connection:
                         continue
                     pieces += [gathered, memoryview(piece)]
                     gathered = bytearray()
+        if not pieces:
+            self._socket.sendall(gathered)
+            return
         pieces.append(gathered)
         self._send_all([memoryview(piece) for piece in pieces if piece])
 
@@ -210,9 +215,7 @@ class Connection:
             raise ConnectionError("this is no Redis server: a value is longer than announced")
 
 
-def _framed(argument: Argument) -> list[bytes | memoryview]:
-    if isinstance(argument, int):
-        argument = b"%d" % argument
+def _framed(argument: bytes | Sequence[memoryview]) -> list[bytes | memoryview]:
     if isinstance(argument, bytes):
         return [b"$%d\r\n" % len(argument), argument, b"\r\n"]
     size = sum(piece.nbytes for piece in argument)
