@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxyflow.storage.kvs import entries
 from proxyflow.storage.kvs.engine import Change, View
@@ -25,6 +25,7 @@ from proxyflow.storage.kvs.engines.redis_scripts import (
     LOOK,
     LOST,
     STALE,
+    directory_key,
     part_key,
 )
 from proxyflow.storage.kvs.engines.resp import Command
@@ -49,8 +50,11 @@ UPLOAD_SECONDS = 3600
 # Directories remembered, to spare a writer the look at them.
 MAX_KNOWN = 4096
 
-# What an entry was when it was looked at: (directory, name) -> stored bytes.
-_Seen = dict[tuple[bytes, bytes], bytes | None]
+# A directory and a name in it.
+_Place = tuple[bytes, bytes]
+
+# What was stored in a place when it was looked at.
+_Seen = dict[_Place, bytes | None]
 
 
 class _StaleError(Exception):
@@ -110,7 +114,8 @@ class _View:
 
     def entry(self, directory: Directory, name: bytes) -> Entry | None:
         place = (directory.identity, name)
-        self.prefetch(directory, [(name,)])
+        if place not in self.seen:
+            self.prefetch(directory, [(name,)])
         stored = self.seen[place]
         return None if stored is None else entries.decode(stored)
 
@@ -183,6 +188,52 @@ class _View:
         )
 
 
+class _Reader(_View):
+    """A view that first looks where it remembers a directory to be, without a script.
+
+    A directory is held under one name from when it is made until it is removed, and all that is in
+    it and below goes in that same step. So one that holds something is where it was.
+    """
+
+    def __init__(self, client: Client, known: _Seen) -> None:
+        super().__init__(client, {})
+        self._remembered = known
+
+    def prefetch(self, directory: Directory, paths: Iterable[Names]) -> None:
+        paths = list(paths)
+        if self.seen or not self._glance(directory.identity, paths):
+            super().prefetch(directory, paths)
+
+    def _glance(self, here: bytes, paths: list[Names]) -> bool:
+        """Look into the directory that all paths lead to; tell whether that says all."""
+        parents = {path[:-1] for path in paths}
+        if len(parents) != 1 or () in paths:
+            return False
+        seen: _Seen = {}
+        for name in parents.pop():
+            stored = self._remembered.get((here, name))
+            if stored is None:
+                return False
+            seen[here, name] = stored
+            here = stored[1:]
+        found = self._held(here, [path[-1] for path in paths])
+        if seen and not any(found):
+            # Removed, or really without these; a root is always there.
+            return False
+        for path, stored in zip(paths, found, strict=True):
+            seen[here, path[-1]] = stored
+        self.seen = seen
+        return True
+
+    def _held(self, here: bytes, names: list[bytes]) -> Sequence[Any]:
+        key = directory_key(here)
+        if len(names) == 1:
+            return self._client.exchange([[b"HGET", key, names[0]]])
+        (found,) = self._client.exchange([[b"HMGET", key, *names]])
+        assert isinstance(found, list)
+        return found
+
+
 class _Change(_View):
     """A view with changes on top, sent in one go at the end."""
 
@@ -198,6 +249,12 @@ class _Change(_View):
 
     def remove(self, directory: Directory, name: bytes) -> None:
         self.overlay.remove(directory, name)
+
+    def made(self) -> Iterator[tuple[_Place, bytes | None]]:
+        """Yield what is in the places that were changed; None for all but directories."""
+        for directory, name, entry in self.overlay.changes():
+            stored = entries.encode(entry) if isinstance(entry, Directory) else None
+            yield (directory.identity, name), stored
 
     def apply(self, channel: bytes) -> None:
         """Make the changes, all or none; _StaleError if something seen has changed."""
@@ -280,7 +337,13 @@ class RedisEngine:
 
     def read(self, look: Callable[[View], T]) -> T:
         """Return what `look` makes of a picture that was whole at one moment."""
-        return self._repeat(lambda _: look(_View(self._client, {})))
+        return self._repeat(lambda _: self._look(look))
+
+    def _look(self, look: Callable[[View], T]) -> T:
+        view = _Reader(self._client, self._known)
+        result = look(view)
+        self._remember(view.seen.items())
+        return result
 
     def write(self, change: Callable[[Change], T], namespace: str, *, durable: bool) -> T:
         """Apply what `change` does; durable if the server writes each command to its log."""
@@ -299,7 +362,8 @@ class RedisEngine:
             raise
         if not writer.overlay.is_empty():
             writer.apply(self._channel(namespace))
-            self._remember(writer)
+            self._remember(writer.seen.items())
+            self._remember(writer.made())
         return result
 
     def _repeat(self, attempt: Callable[[int], T]) -> T:
@@ -317,18 +381,19 @@ class RedisEngine:
             # The more writers meet, the further apart they try again.
             time.sleep(random.random() * min(0.0005 * number, 0.02))
 
-    def _remember(self, writer: _Change) -> None:
-        known = dict(self._known) if len(self._known) < MAX_KNOWN else {}
-        for place, stored in writer.seen.items():
-            if stored is not None and stored[:1] == Kind.DIRECTORY:
-                known[place] = stored
-        for directory, name, entry in writer.overlay.changes():
-            if isinstance(entry, Directory):
-                known[directory.identity, name] = entries.encode(entry)
-            else:
-                known.pop((directory.identity, name), None)
-        # Replaced as a whole: other threads are reading the old one.
-        self._known = known
+    def _remember(self, seen: Iterable[tuple[_Place, bytes | None]]) -> None:
+        """Keep which directories are where, and forget those in whose place is something else."""
+        news = {}
+        for place, stored in seen:
+            directory = stored if stored is not None and stored[:1] == Kind.DIRECTORY else None
+            if self._known.get(place) != directory:
+                news[place] = directory
+        if news:
+            known = self._known if len(self._known) < MAX_KNOWN else {}
+            # Replaced as a whole: other threads are reading the old one.
+            self._known = {
+                place: stored for place, stored in {**known, **news}.items() if stored is not None
+            }
 
     def _require_log(self) -> None:
         (info,) = self._client.exchange([[b"INFO", b"persistence"]])

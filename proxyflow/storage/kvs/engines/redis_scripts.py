@@ -23,6 +23,7 @@ __all__ = [
     "LOST",
     "STALE",
     "Script",
+    "directory_key",
     "part_key",
 ]
 
@@ -30,7 +31,13 @@ __all__ = [
 STALE, APPLIED, LOST = 0, 1, 2
 
 # Directories are hashes under kvs:d:<identity>, parts are strings under kvs:p:<identity>:<number>.
+DIRECTORY_PREFIX = b"kvs:d:"
 PART_PREFIX = b"kvs:p:"
+
+
+def directory_key(identity: bytes) -> bytes:
+    """Return the key of a directory."""
+    return DIRECTORY_PREFIX + identity
 
 
 def part_key(identity: bytes, number: int) -> bytes:
