@@ -45,8 +45,7 @@ IDENTITY_BYTES = 16
 # Up to here a value travels with its entry: one look-up less, and cheaper than a record of its own.
 INLINE_BYTES = 4096
 
-# A record is bounded by the engines (Redis: 512 MiB, LMDB: 4 GiB); smaller ones keep a server
-# responsive and let a reader fetch a range.
+# A record of LMDB has less than 4 GiB; smaller ones let a reader fetch a range.
 PART_BYTES = 32 * 1024 * 1024
 
 # Not worth being copied to sit in one part with its neighbours.
@@ -125,11 +124,11 @@ def _new_identity() -> bytes:
     return os.urandom(IDENTITY_BYTES)
 
 
-def new_value(content: Content) -> tuple[Value, list[list[memoryview]]]:
+def new_value(content: Content, part_bytes: int) -> tuple[Value, list[list[memoryview]]]:
     """Return the entry for a content, and the parts to be stored beside it."""
     if sum([piece.nbytes for piece in content]) <= INLINE_BYTES:
         return Value(b"".join(content)), []
-    parts = list(split_parts(content, PART_BYTES))
+    parts = list(split_parts(content, part_bytes))
     sizes = tuple(sum(piece.nbytes for piece in part) for part in parts)
     return Value(None, _new_identity(), sizes), parts
 

@@ -195,7 +195,7 @@ class Tree:
         assert isinstance(parent, Directory), "made where it was missing"
         match operation:
             case Put(content=content):
-                value, parts = entries.new_value(content)
+                value, parts = entries.new_value(content, writer.part_bytes)
                 writer.link(parent, name, value, parts)
             case MakeDirectory():
                 writer.link(parent, name, entries.new_directory())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from proxyflow.storage.kvs import fork
+from proxyflow.storage.kvs import entries, fork
 from proxyflow.storage.kvs.engine import Change, View
 from proxyflow.storage.kvs.entries import Directory, Entry, Kind, Link, Value
 from proxyflow.storage.kvs.errors import ClosedError
@@ -112,6 +112,8 @@ class _View:
 
 class _Change(_View):
     """The store with changes on top."""
+
+    part_bytes = entries.PART_BYTES
 
     def __init__(self, store: _Store) -> None:
         super().__init__(store)

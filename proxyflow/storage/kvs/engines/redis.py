@@ -8,6 +8,7 @@ and how much of what it holds outlives its end is its own configuration.
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from proxyflow.storage.kvs import entries
 from proxyflow.storage.kvs.engine import Change, View
 from proxyflow.storage.kvs.engines.redis_address import Address
-from proxyflow.storage.kvs.engines.redis_client import Client, Subscription
+from proxyflow.storage.kvs.engines.redis_client import UNDER_WAY, Client, Subscription
 from proxyflow.storage.kvs.engines.redis_scripts import (
     APPLIED,
     APPLY,
@@ -42,6 +43,14 @@ from proxyflow.storage.kvs.overlay import Overlay, Parts
 __all__ = ["RedisEngine"]
 
 T = TypeVar("T")
+
+# A server that puts a large reply together takes several times as long as for small ones, and none
+# takes more than 512 MB.
+PART_BYTES = 1024 * 1024
+
+# Replies up to this size are asked for by the dozen.
+SMALL_BYTES = 64 * 1024
+SMALL_UNDER_WAY = 64
 
 # Parts of a value are sent before the commit that makes them reachable. If that never comes, the
 # server forgets them after this time.
@@ -135,18 +144,19 @@ class _View:
         )
 
     def read(self, values: Sequence[Value]) -> list[bytes]:
-        found: list[bytes | bytearray] = []
+        found: list[bytes | io.BytesIO] = []
         commands: list[Command] = []
         targets: list[memoryview] = []
         for value in values:
             if value.inline is not None:
                 found.append(value.inline)
                 continue
-            memory = bytearray(value.size)
-            self._fetch(value, 0, memoryview(memory), commands, targets)
+            # Gives out what has been received into it as bytes, without a copy.
+            memory = io.BytesIO(bytes(value.size))
+            self._fetch(value, 0, memory.getbuffer(), commands, targets)
             found.append(memory)
         self._receive(commands, targets)
-        return [bytes(data) for data in found]
+        return [data if isinstance(data, bytes) else data.getvalue() for data in found]
 
     def readinto(self, value: Value, offset: int, target: memoryview) -> None:
         if value.inline is not None:
@@ -176,7 +186,9 @@ class _View:
     def _receive(self, commands: list[Command], targets: list[memoryview]) -> None:
         if not commands:
             return
-        replies = self._client.exchange(commands, targets)
+        largest = max(target.nbytes for target in targets)
+        under_way = SMALL_UNDER_WAY if largest <= SMALL_BYTES else UNDER_WAY
+        replies = self._client.fetch(commands, targets, under_way=under_way)
         if replies == [target.nbytes for target in targets]:
             return
         # Replaced by a commit since it was looked at; or is it still what the entry says?
@@ -236,6 +248,8 @@ class _Reader(_View):
 
 class _Change(_View):
     """A view with changes on top, sent in one go at the end."""
+
+    part_bytes = PART_BYTES
 
     def __init__(self, client: Client, known: _Seen) -> None:
         super().__init__(client, known)

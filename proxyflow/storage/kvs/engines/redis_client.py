@@ -23,7 +23,7 @@ from proxyflow.storage.kvs.errors import (
     UnsupportedError,
 )
 
-__all__ = ["Client", "Subscription"]
+__all__ = ["UNDER_WAY", "Client", "Subscription"]
 
 T = TypeVar("T")
 
