@@ -219,15 +219,18 @@ class RedisConnector:
         """Write objects, with other commands before and after they become visible."""
         if not objects:
             return []
+        now = time.time()
         heads = {
-            key: Head.new(sum(piece.nbytes for piece in pieces)) for key, pieces in objects.items()
+            key: Head.new(sum([piece.nbytes for piece in pieces]), now)
+            for key, pieces in objects.items()
         }
         first = next(iter(objects))
         hash_ = hash_of(first.session)
         try:
             pending = [*before, *self._stored_whole(objects, heads)]
             for key, head in heads.items():
-                pending = self._store_parts(key, head, objects[key], pending)
+                if not head.whole:
+                    pending = self._store_parts(key, head, objects[key], pending)
             # Whether the session is there is asked last: writing would make it anew.
             replies = self._session.exchange(
                 [*pending, *after, [b"HEXISTS", hash_, b"owner"]], first
@@ -248,7 +251,7 @@ class RedisConnector:
         """Return the command that stores all the small objects, if there are any."""
         pairs: list[Any] = []
         for key, head in heads.items():
-            if not head.parts(key):
+            if head.whole:
                 # So few bytes are joined sooner than sent in pieces.
                 pairs += [object_field(key), b"".join([head.pack(), *objects[key]])]
         session = next(iter(objects)).session
@@ -259,8 +262,6 @@ class RedisConnector:
     ) -> list[Command]:
         """Write the parts of a large object but the last; return what is still to be sent."""
         names = head.parts(key)
-        if not names:
-            return pending
         lasts = self._session.milliseconds
         for name, part in zip(names, cut(pieces, PART), strict=True):
             if len(pending) >= _PARTS_AT_ONCE:

@@ -82,6 +82,14 @@ class Connection:
         pieces: list[memoryview | bytearray] = []
         for command in commands:
             gathered += b"*%d\r\n" % len(command)
+            small = [
+                b"$%d\r\n%b\r\n" % (len(argument), argument)
+                for argument in command
+                if type(argument) is bytes and len(argument) < GATHER_BYTES
+            ]
+            if len(small) == len(command):
+                gathered += b"".join(small)
+                continue
             for argument in command:
                 if isinstance(argument, int):
                     argument = b"%d" % argument
