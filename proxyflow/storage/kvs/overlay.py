@@ -80,11 +80,11 @@ class Overlay:
                 if isinstance(entry, Value):
                     self._parts.pop(entry.identity, None)
 
-    def changes(self) -> Iterator[tuple[Directory, bytes, Entry | None]]:
-        """Yield what is to be written: an entry, or ``None`` to remove."""
-        for directory, names in self._staged.items():
-            for name, entry in names.items():
-                yield directory, name, entry
+    def changes(self) -> Iterator[tuple[Directory, dict[bytes, Entry | None]]]:
+        """Yield what is to be written to each directory: an entry, or ``None`` to remove."""
+        for directory, staged in self._staged.items():
+            if staged:
+                yield directory, staged
 
     def parts(self) -> Iterator[tuple[bytes, Parts]]:
         """Yield the values that need parts of their own, by identity."""

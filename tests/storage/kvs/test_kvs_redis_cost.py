@@ -86,7 +86,7 @@ def test_what_is_remembered_of_directories_is_never_believed(redis_url: str, key
 def test_more_keys_than_the_server_takes_at_once(redis_url: str) -> None:
     """It would close the connection without a word."""
     with kvs.open(redis_url) as handle:
-        for number in range(350_000):
+        for number in range(550_000):
             kvs.put(handle, f"k{number}", 1)
         with pytest.raises(kvs.UnsupportedError, match="100,000 keys at a time"):
             kvs.commit(handle)

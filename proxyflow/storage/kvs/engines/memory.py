@@ -55,11 +55,12 @@ class _Store:
     def apply(self, overlay: Overlay) -> None:
         for identity, parts in overlay.parts():
             self.values[identity] = b"".join(piece for part in parts for piece in part)
-        for directory, name, entry in overlay.changes():
+        for directory, staged in overlay.changes():
             names = self.directories.setdefault(directory, {})
-            self.release(names.pop(name, None))
-            if entry is not None:
-                names[name] = entry
+            for name, entry in staged.items():
+                self.release(names.pop(name, None))
+                if entry is not None:
+                    names[name] = entry
 
     def release(self, entry: Entry | None) -> None:
         pending = [entry]

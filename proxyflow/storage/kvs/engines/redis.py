@@ -100,9 +100,9 @@ class _View:
         return None
 
     def _look(self, walks: list[tuple[bytes, Names]]) -> None:
-        arguments: list[bytes | int] = [*self.checks(), len(walks)]
+        arguments = [*self.checks(), b"%d" % len(walks)]
         for here, path in walks:
-            arguments += [here, len(path), *path]
+            arguments += (here, b"%d" % len(path), *path)
         (chains,) = self._client.exchange([LOOK.call(arguments)])
         if chains == STALE:
             raise _StaleError
@@ -114,9 +114,9 @@ class _View:
                 self.seen[here, name] = stored
                 here = b"" if stored is None else stored[1:]
 
-    def checks(self) -> list[bytes | int]:
+    def checks(self) -> list[bytes]:
         """Return the arguments by which a script makes sure that nothing seen has changed."""
-        arguments: list[bytes | int] = [len(self.seen)]
+        arguments = [b"%d" % len(self.seen)]
         for (directory, name), stored in self.seen.items():
             arguments += [directory, name, stored or b""]
         return arguments
@@ -265,10 +265,13 @@ class _Change(_View):
         self.overlay.remove(directory, name)
 
     def made(self) -> Iterator[tuple[_Place, bytes | None]]:
-        """Yield what is in the places that were changed; None for all but directories."""
-        for directory, name, entry in self.overlay.changes():
-            stored = entries.encode(entry) if isinstance(entry, Directory) else None
-            yield (directory.identity, name), stored
+        """Yield which directories have been put or removed, and where."""
+        for directory, staged in self.overlay.changes():
+            for name, entry in staged.items():
+                if entry is None:
+                    yield (directory.identity, name), None
+                elif isinstance(entry, Directory):
+                    yield (directory.identity, name), entries.encode(entry)
 
     def apply(self, channel: bytes) -> None:
         """Make the changes, all or none; _StaleError if something seen has changed."""
@@ -279,10 +282,17 @@ class _Change(_View):
                 keys.append(part_key(identity, number))
                 uploads.append([b"SET", keys[-1], part, b"EX", UPLOAD_SECONDS])
         changes = list(self.overlay.changes())
-        arguments: list[bytes | int] = [*self.checks(), len(keys), *keys, len(changes)]
-        for directory, name, entry in changes:
-            stored = b"" if entry is None else entries.encode(entry)
-            arguments += [directory.identity, name, stored]
+        arguments = [*self.checks(), b"%d" % len(keys), *keys, b"%d" % len(changes)]
+        for directory, staged in changes:
+            removed: list[bytes] = []
+            put: list[bytes] = []
+            for name, entry in staged.items():
+                if entry is None:
+                    removed.append(name)
+                else:
+                    put += (name, entries.encode(entry))
+            arguments += (directory.identity, b"%d" % len(removed), *removed)
+            arguments += (b"%d" % (len(put) // 2), *put)
         commands = [*uploads, APPLY.call([*arguments, channel])]
         answer = self._client.exchange(commands, repeatable=False)[-1]
         if answer == STALE:

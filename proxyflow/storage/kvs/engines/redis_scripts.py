@@ -55,9 +55,9 @@ class Script:
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", hashlib.sha1(self.source).hexdigest().encode())
 
-    def call(self, arguments: Iterable[bytes | int]) -> Command:
+    def call(self, arguments: Iterable[bytes]) -> Command:
         """Return the command that runs it."""
-        return [b"EVALSHA", self.digest, 0, *arguments]
+        return [b"EVALSHA", self.digest, b"0", *arguments]
 
 
 _CHECK = b"""
@@ -144,19 +144,21 @@ local function release(entry)
   end
 end
 
--- Then how many changes: directory, name, entry ('' to remove). Whatever needs memory comes first,
--- so that a server without any refuses the script before it has done a thing.
+-- Then how many directories change; for each, how many names to remove, and those, and how many
+-- entries to put, and those with their names. Whatever needs memory comes first, so that a server
+-- without any refuses the script before it has done a thing.
 local replaced = {}
 local removed = {}
 for _ = 1, tonumber(take()) do
-  local directory, name, entry = 'kvs:d:' .. take(), take(), take()
-  local old = redis.call('HGET', directory, name)
-  if old then
-    replaced[#replaced + 1] = old
-  end
-  if entry == '' then
+  local directory = 'kvs:d:' .. take()
+  for _ = 1, tonumber(take()) do
+    local name = take()
+    replaced[#replaced + 1] = redis.call('HGET', directory, name) or nil
     removed[#removed + 1] = {directory, name}
-  else
+  end
+  for _ = 1, tonumber(take()) do
+    local name, entry = take(), take()
+    replaced[#replaced + 1] = redis.call('HGET', directory, name) or nil
     redis.call('HSET', directory, name, entry)
   end
 end
