@@ -159,7 +159,7 @@ def split_parts(content: Iterable[memoryview], limit: int) -> Iterator[list[memo
 def encode(entry: Entry) -> bytes:
     """Return the bytes an entry is stored as."""
     match entry:
-        case Value(inline=bytes() as data):
+        case Value(inline=data) if data is not None:
             return Kind.SMALL + data
         case Value(identity=identity, sizes=sizes):
             return Kind.LARGE + identity + b"".join(_SIZE.pack(size) for size in sizes)
