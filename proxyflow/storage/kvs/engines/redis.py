@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -79,9 +79,11 @@ class _View:
         self.seen: _Seen = {}
 
     def prefetch(self, directory: Directory, paths: Iterable[Names]) -> None:
-        unseen = dict.fromkeys(
-            rest for path in paths if (rest := self._unseen(directory.identity, path)) is not None
-        )
+        unseen: dict[tuple[bytes, Names], None] = {}
+        for path in paths:
+            rest = self._unseen(directory.identity, path)
+            if rest is not None:
+                unseen[rest] = None
         if unseen:
             self._look(list(unseen))
 
@@ -264,14 +266,14 @@ class _Change(_View):
     def remove(self, directory: Directory, name: bytes) -> None:
         self.overlay.remove(directory, name)
 
-    def made(self) -> Iterator[tuple[_Place, bytes | None]]:
-        """Yield which directories have been put or removed, and where."""
-        for directory, staged in self.overlay.changes():
-            for name, entry in staged.items():
-                if entry is None:
-                    yield (directory.identity, name), None
-                elif isinstance(entry, Directory):
-                    yield (directory.identity, name), entries.encode(entry)
+    def made(self) -> _Seen:
+        """Return where directories have been put, or something has been removed."""
+        return {
+            (directory.identity, name): None if entry is None else entries.encode(entry)
+            for directory, staged in self.overlay.changes()
+            for name, entry in staged.items()
+            if entry is None or isinstance(entry, Directory)
+        }
 
     def apply(self, channel: bytes) -> None:
         """Make the changes, all or none; _StaleError if something seen has changed."""
@@ -349,7 +351,8 @@ class RedisEngine:
     def __init__(self, url: str) -> None:
         address = Address.parse(url)
         self.url = address.url
-        self._database = address.database
+        # Channels are shared by all databases of a server.
+        self._channels = b"kvs:c:%d:" % address.database
         self._client = Client(address)
         self._known: _Seen = {}
         # An error in reaching the server is one of `open`, not of the first call.
@@ -366,7 +369,7 @@ class RedisEngine:
     def _look(self, look: Callable[[View], T]) -> T:
         view = _Reader(self._client, self._known)
         result = look(view)
-        self._remember(view.seen.items())
+        self._remember(view.seen)
         return result
 
     def write(self, change: Callable[[Change], T], namespace: str, *, durable: bool) -> T:
@@ -386,8 +389,7 @@ class RedisEngine:
             raise
         if not writer.overlay.is_empty():
             writer.apply(self._channel(namespace))
-            self._remember(writer.seen.items())
-            self._remember(writer.made())
+            self._remember({**writer.seen, **writer.made()})
         return result
 
     def _repeat(self, attempt: Callable[[int], T]) -> T:
@@ -405,10 +407,10 @@ class RedisEngine:
             # The more writers meet, the further apart they try again.
             time.sleep(random.random() * min(0.0005 * number, 0.02))
 
-    def _remember(self, seen: Iterable[tuple[_Place, bytes | None]]) -> None:
+    def _remember(self, seen: _Seen) -> None:
         """Keep which directories are where, and forget those in whose place is something else."""
         news = {}
-        for place, stored in seen:
+        for place, stored in seen.items():
             directory = stored if stored is not None and stored[:1] == Kind.DIRECTORY else None
             if self._known.get(place) != directory:
                 news[place] = directory
@@ -432,8 +434,7 @@ class RedisEngine:
             )
 
     def _channel(self, namespace: str) -> bytes:
-        # Channels are shared by all databases of a server.
-        return b"kvs:c:%d:" % self._database + namespace.encode("utf-8", "surrogateescape")
+        return self._channels + namespace.encode("utf-8", "surrogateescape")
 
     def watch(self, namespace: str) -> _Watcher:
         """Return a watcher with a connection of its own."""

@@ -61,6 +61,8 @@ class Script:
 
 
 _CHECK = b"""
+-- Globals are looked up anew each time.
+local call, ARGV = redis.call, ARGV
 local position = 0
 local function take()
   position = position + 1
@@ -69,7 +71,7 @@ end
 -- Arguments begin with how many entries to check: directory, name, what it held ('' for nothing).
 for _ = 1, tonumber(take()) do
   local directory, name, expected = take(), take(), take()
-  if (redis.call('HGET', 'kvs:d:' .. directory, name) or '') ~= expected then
+  if (call('HGET', 'kvs:d:' .. directory, name) or '') ~= expected then
     return 0
   end
 end
@@ -81,13 +83,13 @@ LOOK = Script(
 -- Then how many paths: directory, how many names, names. Each is followed through directories,
 -- and answered with the entries on the way, up to the first that is none.
 local chains = {}
-for walk = 1, tonumber(take()) do
+for walk = 1, take() do
   local directory = take()
   local chain = {}
   for _ = 1, tonumber(take()) do
     local name = take()
     if directory then
-      local entry = redis.call('HGET', 'kvs:d:' .. directory, name)
+      local entry = call('HGET', 'kvs:d:' .. directory, name)
       chain[#chain + 1] = entry
       directory = entry and entry:sub(1, 1) == 'd' and entry:sub(2)
     end
@@ -102,7 +104,7 @@ LIST = Script(
     _CHECK
     + b"""
 -- Then a directory, answered with names and the first byte of what is there.
-local found = redis.call('HGETALL', 'kvs:d:' .. take())
+local found = call('HGETALL', 'kvs:d:' .. take())
 for at = 2, #found, 2 do
   found[at] = found[at]:sub(1, 1)
 end
@@ -117,7 +119,7 @@ APPLY = Script(
 local parts = {}
 for at = 1, tonumber(take()) do
   parts[at] = take()
-  if redis.call('EXISTS', parts[at]) == 0 then
+  if call('EXISTS', parts[at]) == 0 then
     return 2
   end
 end
@@ -129,16 +131,16 @@ local function release(entry)
     local kind = released:sub(1, 1)
     if kind == 'd' then
       local key = 'kvs:d:' .. released:sub(2)
-      for _, below in ipairs(redis.call('HVALS', key)) do
+      for _, below in ipairs(call('HVALS', key)) do
         local first = below:sub(1, 1)
         if first == 'd' or first == 'b' then
           pending[#pending + 1] = below
         end
       end
-      redis.call('UNLINK', key)
+      call('UNLINK', key)
     elseif kind == 'b' then
       for number = 0, (#released - 17) / 8 - 1 do
-        redis.call('UNLINK', 'kvs:p:' .. released:sub(2, 17) .. ':' .. number)
+        call('UNLINK', 'kvs:p:' .. released:sub(2, 17) .. ':' .. number)
       end
     end
   end
@@ -153,25 +155,25 @@ for _ = 1, tonumber(take()) do
   local directory = 'kvs:d:' .. take()
   for _ = 1, tonumber(take()) do
     local name = take()
-    replaced[#replaced + 1] = redis.call('HGET', directory, name) or nil
+    replaced[#replaced + 1] = call('HGET', directory, name) or nil
     removed[#removed + 1] = {directory, name}
   end
   for _ = 1, tonumber(take()) do
     local name, entry = take(), take()
-    replaced[#replaced + 1] = redis.call('HGET', directory, name) or nil
-    redis.call('HSET', directory, name, entry)
+    replaced[#replaced + 1] = call('HGET', directory, name) or nil
+    call('HSET', directory, name, entry)
   end
 end
 for _, place in ipairs(removed) do
-  redis.call('HDEL', place[1], place[2])
+  call('HDEL', place[1], place[2])
 end
 for _, key in ipairs(parts) do
-  redis.call('PERSIST', key)
+  call('PERSIST', key)
 end
 for _, entry in ipairs(replaced) do
   release(entry)
 end
-redis.call('PUBLISH', take(), '')
+call('PUBLISH', take(), '')
 return 1
 """
 )
