@@ -32,6 +32,7 @@ from proxyflow.connectors.sessionkey import (
 )
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, CorruptObjectError
+from proxyflow.storage.kvs.engines.redis_address import LOCAL
 from proxyflow.storage.kvs.engines.redis_client import Subscription
 from proxyflow.storage.kvs.engines.resp import Command
 
@@ -55,8 +56,9 @@ class RedisConnector:
     Parameters
     ----------
     url
-        ``redis://[user:$VARIABLE@]host:port/db``; ``rediss://`` with TLS. A password is named by
-        an environment variable and never written out: the URL travels with every proxy.
+        ``redis://[user:$VARIABLE@]host:port/db``; ``rediss://`` with TLS;
+        ``redis+unix:///path?db=0`` over a socket of this host. A password is named by an
+        environment variable and never written out: the URL travels with every proxy.
     session
         The session to join; by default a new one, which this connector then owns.
     lease
@@ -80,7 +82,8 @@ class RedisConnector:
     @classmethod
     def from_url(cls, url: StoreURL) -> RedisConnector:
         """Return the connector that ``redis://host:port/db?timeout=10&lease=60#session`` names."""
-        url.check_options(frozenset({"timeout", "lease"}))
+        known = {"timeout", "lease"}
+        url.check_options(frozenset(known | {"db"} if url.scheme in LOCAL else known))
         try:
             lease = float(url.options.get("lease", LEASE))
         except ValueError as error:
