@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxyflow.storage import kvs
-from proxyflow.storage.kvs.engines.redis import PART_BYTES
+from proxyflow.storage.kvs.engines.redis_views import PART_BYTES
 from tests.redis_server import RedisServer, redis_server
 from tests.storage.kvs.network import forward, listening, put
 
