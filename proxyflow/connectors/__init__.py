@@ -37,8 +37,10 @@ _registry = {
     "maildir": _Entry("proxyflow.connectors.maildir:MaildirConnector", None),
     "memory": _Entry("proxyflow.connectors.memory:MemoryConnector", None),
     "redis": _Entry("proxyflow.connectors.redis:RedisConnector", None),
+    "redis+unix": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "rediss": _Entry("proxyflow.connectors.redis:RedisConnector", None),
     "shm": _Entry("proxyflow.connectors.shm:SharedMemoryConnector", None),
+    "unix": _Entry("proxyflow.connectors.redis:RedisConnector", None),
 }
 
 

@@ -32,6 +32,7 @@ from proxyflow.connectors.sessionkey import (
 )
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, CorruptObjectError
+from proxyflow.storage.kvs.engines.redis_address import LOCAL
 from proxyflow.storage.kvs.engines.redis_client import Subscription
 from proxyflow.storage.kvs.engines.resp import Command
 
@@ -55,8 +56,9 @@ class RedisConnector:
     Parameters
     ----------
     url
-        ``redis://[user:$VARIABLE@]host:port/db``; ``rediss://`` with TLS. A password is named by
-        an environment variable and never written out: the URL travels with every proxy.
+        ``redis://[user:$VARIABLE@]host:port/db``; ``rediss://`` with TLS;
+        ``redis+unix:///path?db=0`` over a socket of this host. A password is named by an
+        environment variable and never written out: the URL travels with every proxy.
     session
         The session to join; by default a new one, which this connector then owns.
     lease
@@ -82,7 +84,8 @@ class RedisConnector:
     @classmethod
     def from_url(cls, url: StoreURL) -> RedisConnector:
         """Return the connector that ``redis://host:port/db?timeout=10&lease=60#session`` names."""
-        url.check_options(frozenset({"timeout", "lease"}))
+        known = {"timeout", "lease"}
+        url.check_options(frozenset(known | {"db"} if url.scheme in LOCAL else known))
         try:
             lease = float(url.options.get("lease", LEASE))
         except ValueError as error:
@@ -225,15 +228,18 @@ class RedisConnector:
         """Write objects, with other commands before and after they become visible."""
         if not objects:
             return []
+        now = time.time()
         heads = {
-            key: Head.new(sum(piece.nbytes for piece in pieces)) for key, pieces in objects.items()
+            key: Head.new(sum([piece.nbytes for piece in pieces]), now)
+            for key, pieces in objects.items()
         }
         first = next(iter(objects))
         hash_ = hash_of(first.session)
         try:
             pending = [*before, *self._stored_whole(objects, heads)]
             for key, head in heads.items():
-                pending = self._store_parts(key, head, objects[key], pending)
+                if not head.whole:
+                    pending = self._store_parts(key, head, objects[key], pending)
             # Whether the session is there is asked last: writing would make it anew.
             replies = self._session.exchange(
                 [*pending, *after, [b"HEXISTS", hash_, b"owner"]], first
@@ -254,7 +260,7 @@ class RedisConnector:
         """Return the command that stores all the small objects, if there are any."""
         pairs: list[Any] = []
         for key, head in heads.items():
-            if not head.parts(key):
+            if head.whole:
                 # So few bytes are joined sooner than sent in pieces.
                 pairs += [object_field(key), b"".join([head.pack(), *objects[key]])]
         session = next(iter(objects)).session
@@ -265,8 +271,6 @@ class RedisConnector:
     ) -> list[Command]:
         """Write the parts of a large object but the last; return what is still to be sent."""
         names = head.parts(key)
-        if not names:
-            return pending
         lasts = self._session.milliseconds
         for name, part in zip(names, cut(pieces, PART), strict=True):
             if len(pending) >= _PARTS_AT_ONCE:

@@ -12,8 +12,8 @@ head; a random number tells those of one write from those of the next. They expi
 
 from __future__ import annotations
 
+import functools
 import os
-import time
 from typing import Any, NamedTuple
 
 from proxyflow.connectors.sessionkey import SessionKey
@@ -40,7 +40,7 @@ PART = 1 << 20
 """How many bytes to a string: a server that puts a large reply together takes several times as long
 as for small ones, and none takes more than 512 MB."""
 
-_HEAD = "%017.6f:%015d:%016x:"
+_HEAD = b"%b:%015d:%016x:"
 _HEAD_SIZE = 51
 
 # Heads are text, as scripts read them too.
@@ -120,6 +120,12 @@ def object_field(key: SessionKey) -> bytes:
     return b"o:" + key.name.encode()
 
 
+@functools.lru_cache(maxsize=16)
+def _stamp(modified: float) -> bytes:
+    # Objects that are written together have one; the digits of a float take long to find.
+    return b"%017.6f" % modified
+
+
 class Head(NamedTuple):
     """What is known of an object without its bytes."""
 
@@ -129,10 +135,10 @@ class Head(NamedTuple):
     """Tells the parts of one write from those of another."""
 
     @classmethod
-    def new(cls, nbytes: int) -> Head:
+    def new(cls, nbytes: int, now: float) -> Head:
         """Return the head of an object that is about to be written."""
         number = int.from_bytes(os.urandom(8)) if nbytes > INLINE else 0
-        return cls(time.time(), nbytes, number)
+        return cls(now, nbytes, number)
 
     @classmethod
     def read(cls, data: Any) -> Head | None:
@@ -145,16 +151,21 @@ class Head(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the head as bytes."""
-        return (_HEAD % self).encode()
+        return _HEAD % (_stamp(self.modified), self.nbytes, self.number)
 
     @staticmethod
     def content(data: Any) -> memoryview:
         """Return what follows the head in a field."""
         return memoryview(data)[_HEAD_SIZE:]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the bytes lie in the hash, not in parts."""
+        return self.nbytes <= INLINE
+
     def parts(self, key: SessionKey) -> list[bytes]:
         """Return the keys of the parts."""
-        if self.nbytes <= INLINE:
+        if self.whole:
             return []
         prefix = b"%s:%s:%016x:" % (hash_of(key.session), key.name.encode(), self.number)
         return [prefix + b"%d" % at for at in range(-(-self.nbytes // PART))]

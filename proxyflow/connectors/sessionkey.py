@@ -81,12 +81,13 @@ class SessionKeyMaker:
 
     def renew_after_fork(self) -> None:
         """Start anew: a forked child would count on from where its parent is."""
-        self._series = SessionKeySeries.of(self._session)
+        self._prefix = new_name(8)
         self._count = itertools.count()
 
     def __call__(self) -> SessionKey:
         """Return a new key."""
-        return self._series(next(self._count))
+        # A series of its own, written out: many small objects are put by the thousand.
+        return SessionKey(self._session, f"{self._prefix}{next(self._count):08x}")
 
 
 def check_key(key: Any, store: str) -> None:

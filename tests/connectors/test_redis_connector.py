@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 
 import proxyflow
 from proxyflow import Store, extract
-from proxyflow.connectors import redislayout
+from proxyflow.connectors import open_url, redislayout
 from proxyflow.connectors.redis import RedisConnector
 from proxyflow.connectors.sessionkey import SessionKey
 from proxyflow.errors import (
@@ -60,6 +61,23 @@ def fields(server: RedisServer, connector: RedisConnector) -> int:
 def parts(server: RedisServer, connector: RedisConnector) -> list[str]:
     reply = server.cli("KEYS", f"proxyflow:{connector.session}:*").decode()
     return [line for line in reply.split("\r\n") if line.startswith("proxyflow:")]
+
+
+@pytest.mark.parametrize("scheme", ["unix", "redis+unix"])
+def test_a_socket_of_this_host(tmp_path: Path, scheme: str) -> None:
+    """Proxies name the socket and the database; a client by TCP sees the same session."""
+    with (
+        redis_server(unixsocket=str(tmp_path / "redis.sock")) as server,
+        open_url(f"{scheme}://{tmp_path}/redis.sock?db=2&lease=9") as owner,
+        Store(owner.url) as store,
+    ):
+        array = noise(3 * MIB)
+        proxy = pickle.loads(pickle.dumps(store.proxy(array)))
+        assert (extract(proxy) == array).all()
+        with RedisConnector(f"{server.url}/2", owner.session) as beside:
+            assert len(list(beside.scan())) == 1
+    with pytest.raises(ConfigError, match="unknown option 'db'"):
+        Store("redis://localhost?db=2")
 
 
 # -- large objects -----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxyflow.storage.kvs.engine import Watcher
 from proxyflow.storage.kvs.keys import Names
@@ -33,30 +33,26 @@ FLUX_KVS_SYNC = 4
 """Commit flag: return once the change is on disk; only for the primary namespace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Store a value."""
 
     names: Names
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDirectory:
+class MakeDirectory(NamedTuple):
     """Put an empty directory, whatever was there."""
 
     names: Names
 
 
-@dataclass(frozen=True, slots=True)
-class Unlink:
+class Unlink(NamedTuple):
     """Remove an entry and all below it."""
 
     names: Names
 
 
-@dataclass(frozen=True, slots=True)
-class Symlink:
+class Symlink(NamedTuple):
     """Put a link to a path from the root."""
 
     names: Names

@@ -43,6 +43,9 @@ class View(Protocol):
 class Change(View, Protocol):
     """A view that can be written to; it sees its own writes, and others see all or none."""
 
+    part_bytes: int
+    """How many bytes of a large value go into one part."""
+
     def link(
         self,
         directory: Directory,

@@ -16,7 +16,7 @@ import enum
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxyflow.storage.kvs.errors import DamagedError
 from proxyflow.storage.kvs.keys import Names
@@ -45,8 +45,7 @@ IDENTITY_BYTES = 16
 # Up to here a value travels with its entry: one look-up less, and cheaper than a record of its own.
 INLINE_BYTES = 4096
 
-# A record is bounded by the engines (Redis: 512 MiB, LMDB: 4 GiB); smaller ones keep a server
-# responsive and let a reader fetch a range.
+# A record of LMDB has less than 4 GiB; smaller ones let a reader fetch a range.
 PART_BYTES = 32 * 1024 * 1024
 
 # Not worth being copied to sit in one part with its neighbours.
@@ -55,8 +54,8 @@ LARGE_PIECE_BYTES = 1024 * 1024
 _SIZE = struct.Struct("<Q")
 
 
-class Kind(enum.Enum):
-    """What an entry is; the value is the first byte of what is stored."""
+class Kind(bytes, enum.Enum):
+    """What an entry is: the first byte of what is stored."""
 
     SMALL = b"v"
     LARGE = b"b"
@@ -64,8 +63,10 @@ class Kind(enum.Enum):
     LINK = b"l"
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+_KINDS = {bytes(kind): kind for kind in Kind}
+
+
+class Value(NamedTuple):
     """A value: its bytes if it is small, else the parts where they are."""
 
     inline: bytes | None
@@ -94,15 +95,13 @@ class Value:
             begin += size
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory; its identity is never used again for another."""
 
     identity: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A symbolic link; its target counts from the root of the namespace."""
 
     target: Names
@@ -125,11 +124,11 @@ def _new_identity() -> bytes:
     return os.urandom(IDENTITY_BYTES)
 
 
-def new_value(content: Content) -> tuple[Value, list[list[memoryview]]]:
+def new_value(content: Content, part_bytes: int) -> tuple[Value, list[list[memoryview]]]:
     """Return the entry for a content, and the parts to be stored beside it."""
-    if sum(piece.nbytes for piece in content) <= INLINE_BYTES:
+    if sum([piece.nbytes for piece in content]) <= INLINE_BYTES:
         return Value(b"".join(content)), []
-    parts = list(split_parts(content, PART_BYTES))
+    parts = list(split_parts(content, part_bytes))
     sizes = tuple(sum(piece.nbytes for piece in part) for part in parts)
     return Value(None, _new_identity(), sizes), parts
 
@@ -160,14 +159,14 @@ def split_parts(content: Iterable[memoryview], limit: int) -> Iterator[list[memo
 def encode(entry: Entry) -> bytes:
     """Return the bytes an entry is stored as."""
     match entry:
-        case Value(inline=bytes() as data):
-            return Kind.SMALL.value + data
+        case Value(inline=data) if data is not None:
+            return Kind.SMALL + data
         case Value(identity=identity, sizes=sizes):
-            return Kind.LARGE.value + identity + b"".join(_SIZE.pack(size) for size in sizes)
+            return Kind.LARGE + identity + b"".join(_SIZE.pack(size) for size in sizes)
         case Directory(identity):
-            return Kind.DIRECTORY.value + identity
+            return Kind.DIRECTORY + identity
         case Link(target):
-            return Kind.LINK.value + b".".join(target)
+            return Kind.LINK + b".".join(target)
 
 
 def decode(stored: bytes) -> Entry:
@@ -190,6 +189,6 @@ def decode(stored: bytes) -> Entry:
 def kind_of(stored: bytes | memoryview) -> Kind:
     """Return what a stored entry is, from its first byte; DamagedError if it is nothing known."""
     try:
-        return Kind(bytes(stored[:1]))
-    except ValueError:
+        return _KINDS[bytes(stored[:1])]
+    except KeyError:
         raise DamagedError("an entry of the tree is of no known kind") from None

@@ -81,7 +81,8 @@ def open_url(url: str) -> Handle:
     ``lmdb:///path``                          embedded, for all processes of a host; the default
                                               choice. ACID, each commit durable
     ``redis://[user:password@]host:port/db``  a Redis or Valkey server; ``rediss://`` with TLS,
-                                              ``unix:///path?db=0`` over a socket
+                                              ``redis+unix:///path?db=0``, or only ``unix``,
+                                              over a socket of this host
     ``flux://``                               the Flux instance of this process, or ``flux://`` and
                                               the rest of a ``FLUX_URI``
     ``memory://name``                         in this process, for tests
@@ -162,6 +163,7 @@ _OPENERS: dict[str, Callable[[str], Backend]] = {
     "lmdb": _lmdb,
     "memory": _memory,
     "redis": _redis,
+    "redis+unix": _redis,
     "rediss": _redis,
     "unix": _redis,
 }

@@ -33,7 +33,8 @@ def split(key: object) -> Names:
         raise InvalidKeyError("a key names at least one entry", key=key)
     if not isinstance(key, str):
         raise TypeError(f"a key is a string, not {type(key).__name__}")
-    return tuple(encode_name(name) for name in key.split(".") if name)
+    # No other character has the byte of a dot in it.
+    return tuple([name for name in encode_name(key).split(b".") if name])
 
 
 def encode_name(name: str) -> bytes:

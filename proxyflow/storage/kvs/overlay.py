@@ -30,7 +30,7 @@ class Overlay:
         self._parts: dict[bytes, Parts] = {}
         # Made here, so the base has nothing in them and need not be asked.
         self._made: set[Directory] = set()
-        # Directories that were walked through, so that all below one can be found again.
+        # Directories that were walked through: to find all below one, and not to ask again.
         self._entered: defaultdict[Directory, dict[bytes, Directory]] = defaultdict(dict)
 
     def entry(self, directory: Directory, name: bytes) -> Entry | None:
@@ -40,6 +40,9 @@ class Overlay:
             return staged[name]
         if directory in self._made:
             return None
+        entered = self._entered[directory].get(name)
+        if entered is not None:
+            return entered
         entry = self._base(directory, name)
         if isinstance(entry, Directory):
             self._entered[directory][name] = entry
@@ -77,11 +80,11 @@ class Overlay:
                 if isinstance(entry, Value):
                     self._parts.pop(entry.identity, None)
 
-    def changes(self) -> Iterator[tuple[Directory, bytes, Entry | None]]:
-        """Yield what is to be written: an entry, or ``None`` to remove."""
-        for directory, names in self._staged.items():
-            for name, entry in names.items():
-                yield directory, name, entry
+    def changes(self) -> Iterator[tuple[Directory, dict[bytes, Entry | None]]]:
+        """Yield what is to be written to each directory: an entry, or ``None`` to remove."""
+        for directory, staged in self._staged.items():
+            if staged:
+                yield directory, staged
 
     def parts(self) -> Iterator[tuple[bytes, Parts]]:
         """Yield the values that need parts of their own, by identity."""

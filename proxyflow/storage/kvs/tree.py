@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from proxyflow.storage.kvs import entries
@@ -139,11 +138,12 @@ class Tree:
         Below a value there is nothing. With `make`, directories are made on the way instead, in
         place of what is missing or is a value.
         """
-        todo = deque(names)
+        asked = names
         here = root
-        links = 0
-        while todo:
-            name = todo.popleft()
+        links = at = 0
+        while at < len(names):
+            name = names[at]
+            at += 1
             entry = view.entry(here, name)
             if isinstance(entry, Directory):
                 here = entry
@@ -151,16 +151,15 @@ class Tree:
                 links += 1
                 if links > MAX_LINKS:
                     raise LinkLoopError(
-                        f"more than {MAX_LINKS} links in a row", store=self.url, key=_key(names)
+                        f"more than {MAX_LINKS} links in a row", store=self.url, key=_key(asked)
                     )
-                todo.extendleft(reversed(entry.target))
-                here = root
-                view.prefetch(root, [tuple(todo)])
+                here, names, at = root, entry.target + names[at:], 0
+                view.prefetch(root, [names])
             elif make is not None:
                 parent, here = here, entries.new_directory()
                 make.link(parent, name, here)
             else:
-                return None if todo else entry
+                return entry if at == len(names) else None
         return here
 
     # -- writing ----------------------------------------------------------------------------
@@ -177,30 +176,30 @@ class Tree:
                 raise InvalidKeyError("the root cannot be replaced", store=self.url, key=".")
 
         def change(writer: Change) -> None:
-            parents = [operation.names[:-1] for operation in operations]
-            root = self._root(writer, namespace, parents)
+            parents = dict.fromkeys([operation.names[:-1] for operation in operations])
+            root = self._root(writer, namespace, list(parents))
             for operation in operations:
                 self._apply(writer, root, operation)
 
         self._engine.write(change, namespace, durable=durable)
 
     def _apply(self, writer: Change, root: Directory, operation: Operation) -> None:
-        *above, name = operation.names
-        if isinstance(operation, Unlink):
-            parent = self._descend(writer, root, tuple(above))
-            if isinstance(parent, Directory):
-                writer.remove(parent, name)
+        above, name = operation.names[:-1], operation.names[-1]
+        make = None if isinstance(operation, Unlink) else writer
+        parent = self._descend(writer, root, above, make)
+        if not isinstance(parent, Directory):
+            # Made where it was missing, so there is nothing to unlink.
             return
-        parent = self._descend(writer, root, tuple(above), make=writer)
-        assert isinstance(parent, Directory), "made where it was missing"
         match operation:
             case Put(content=content):
-                value, parts = entries.new_value(content)
+                value, parts = entries.new_value(content, writer.part_bytes)
                 writer.link(parent, name, value, parts)
             case MakeDirectory():
                 writer.link(parent, name, entries.new_directory())
             case Symlink(target=target):
                 writer.link(parent, name, Link(target))
+            case Unlink():
+                writer.remove(parent, name)
 
     def swap(
         self,

@@ -36,7 +36,7 @@ MISSING: Final = Missing()
 
 def as_content(buffers: Iterable[Any]) -> Content:
     """Return buffers as flat views of bytes; an object without a buffer is a TypeError."""
-    return tuple(_flat(memoryview(buffer)) for buffer in buffers)
+    return tuple([_flat(memoryview(buffer)) for buffer in buffers])
 
 
 def _flat(view: memoryview) -> memoryview:
@@ -58,7 +58,7 @@ def encode(value: Any, *, raw: bool = False) -> Content:
     AttributeError
         `raw` was asked for, and the value is neither bytes nor a string.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, Buffer):
         return as_content([value])
     if raw:
         return as_content([value.encode("utf-8")])

@@ -88,14 +88,17 @@ def test_a_database_that_the_server_does_not_have(redis_url: str) -> None:
         kvs.open(f"{redis_url}/99")
 
 
-def test_a_socket_of_this_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["unix", "redis+unix"])
+def test_a_socket_of_this_host(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://{tmp_path}/redis.sock?db=2"
     with redis_server(unixsocket=str(tmp_path / "redis.sock")) as server:
-        with kvs.open(f"unix://{tmp_path}/redis.sock?db=2") as handle:
+        with kvs.open(url) as handle:
             put(handle, "a", 1)
+            assert handle.url == url
         with kvs.open(f"{server.url}/2") as handle:
             assert kvs.get(handle, "a") == 1
     with pytest.raises(kvs.UnreachableError):
-        kvs.open(f"unix://{tmp_path}/redis.sock")
+        kvs.open(url)
 
 
 def test_tls(server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

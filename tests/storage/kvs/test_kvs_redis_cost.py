@@ -35,13 +35,58 @@ def test_round_trips(server: RedisServer, redis_url: str) -> None:
             assert commands_run(server).get("evalsha") in range(1, scripts + 2)
         server.cli("CONFIG", "RESETSTAT")
         assert kvs.get_many(handle, keys) == [1] * 1000
+        ran = commands_run(server)
+        assert ran["hmget"] == 1
+        assert "evalsha" not in ran
+    with kvs.open(redis_url) as newcomer:
+        server.cli("CONFIG", "RESETSTAT")
+        assert kvs.get_many(newcomer, keys) == [1] * 1000
         assert commands_run(server)["evalsha"] == 1
+
+
+def test_a_key_in_a_directory_read_before_is_one_plain_command(
+    server: RedisServer, redis_url: str
+) -> None:
+    with kvs.open(redis_url) as handle, kvs.open(redis_url) as reader:
+        put(handle, "d.sub.a", 1)
+        put(handle, "d.sub.b", 2)
+        assert kvs.get(reader, "d.sub.a") == 1
+        server.cli("CONFIG", "RESETSTAT")
+        assert kvs.get(reader, "d.sub.b") == 2
+        ran = commands_run(server)
+        assert ran["hget"] == 1
+        assert "evalsha" not in ran
+
+
+@pytest.mark.parametrize("key", ["d", "d.sub"])
+def test_what_is_remembered_of_directories_is_never_believed(redis_url: str, key: str) -> None:
+    """Another handle puts a new directory, nothing, a value or a link in the place of the old."""
+    with kvs.open(redis_url) as handle, kvs.open(redis_url) as reader:
+        put(handle, "elsewhere.sub.a", "elsewhere")
+        put(handle, "elsewhere.a", "elsewhere")
+        for number in range(3):
+            put(handle, "d.sub.a", number)
+            assert kvs.get(reader, "d.sub.a") == number
+            kvs.put_unlink(handle, key)
+            if number:
+                put(handle, "d.sub.b", 1)
+            kvs.commit(handle)
+            assert kvs.get_many(reader, ["d.sub.a", "d.sub.b"])[0] is kvs.MISSING
+            assert not kvs.exists(reader, "d.sub.a")
+        put(handle, key, "a value")
+        assert not kvs.exists(reader, "d.sub.a")
+        kvs.put_symlink(handle, key, "elsewhere")
+        kvs.commit(handle)
+        assert kvs.get(reader, "d.sub.a") == "elsewhere"
+        put(handle, "elsewhere.sub.a", "moved")
+        put(handle, "elsewhere.a", "moved")
+        assert kvs.get(reader, "d.sub.a") == "moved"
 
 
 def test_more_keys_than_the_server_takes_at_once(redis_url: str) -> None:
     """It would close the connection without a word."""
     with kvs.open(redis_url) as handle:
-        for number in range(350_000):
+        for number in range(550_000):
             kvs.put(handle, f"k{number}", 1)
         with pytest.raises(kvs.UnsupportedError, match="100,000 keys at a time"):
             kvs.commit(handle)

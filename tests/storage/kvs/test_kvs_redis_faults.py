@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxyflow.storage import kvs
+from proxyflow.storage.kvs.engines.redis_views import PART_BYTES
 from tests.redis_server import RedisServer, redis_server
 from tests.storage.kvs.network import forward, listening, put
 
@@ -279,13 +280,13 @@ def test_parts_that_were_sent_in_vain_expire() -> None:
                 connection.shutdown(socket.SHUT_RDWR)
 
         with listening(serve) as port, kvs.open(f"redis://127.0.0.1:{port}") as far:
-            kvs.put(far, "a", bytes(40 * MIB))
+            kvs.put(far, "a", bytes(2 * PART_BYTES))
             with pytest.raises(kvs.UnreachableError):
                 kvs.commit(far)
         assert server.cli("KEYS", "*").count(b"kvs:p:") == 2
         assert b"keys=2,expires=2" in server.cli("INFO", "keyspace")
         with kvs.open(server.url) as handle:
-            put(handle, "a", bytes(40 * MIB))
+            put(handle, "a", bytes(2 * PART_BYTES))
         assert b"keys=5,expires=2" in server.cli("INFO", "keyspace")
 
 

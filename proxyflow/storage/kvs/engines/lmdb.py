@@ -138,6 +138,8 @@ class _View:
 class _Change(_View):
     """A writing transaction of LMDB."""
 
+    part_bytes = entries.PART_BYTES
+
     def __init__(self, transaction: Any) -> None:
         super().__init__(transaction)
         self.written = False

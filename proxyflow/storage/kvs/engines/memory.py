@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from proxyflow.storage.kvs import fork
+from proxyflow.storage.kvs import entries, fork
 from proxyflow.storage.kvs.engine import Change, View
 from proxyflow.storage.kvs.entries import Directory, Entry, Kind, Link, Value
 from proxyflow.storage.kvs.errors import ClosedError
@@ -55,11 +55,12 @@ class _Store:
     def apply(self, overlay: Overlay) -> None:
         for identity, parts in overlay.parts():
             self.values[identity] = b"".join(piece for part in parts for piece in part)
-        for directory, name, entry in overlay.changes():
+        for directory, staged in overlay.changes():
             names = self.directories.setdefault(directory, {})
-            self.release(names.pop(name, None))
-            if entry is not None:
-                names[name] = entry
+            for name, entry in staged.items():
+                self.release(names.pop(name, None))
+                if entry is not None:
+                    names[name] = entry
 
     def release(self, entry: Entry | None) -> None:
         pending = [entry]
@@ -112,6 +113,8 @@ class _View:
 
 class _Change(_View):
     """The store with changes on top."""
+
+    part_bytes = entries.PART_BYTES
 
     def __init__(self, store: _Store) -> None:
         super().__init__(store)

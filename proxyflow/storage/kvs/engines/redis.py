@@ -2,225 +2,32 @@
 
 A directory is a hash, a small value sits in its entry, a large one in strings beside it, which the
 server drops by itself if they are never committed. A commit to directories that are known already
-takes one round trip, else two. The server must not evict keys (``maxmemory-policy noeviction``),
-and how much of what it holds outlives its end is its own configuration.
+takes one round trip, else two; reading there is one plain command. The server must not evict keys
+(``maxmemory-policy noeviction``), and how much of what it holds outlives its end is its own
+configuration.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from proxyflow.storage.kvs import entries
 from proxyflow.storage.kvs.engine import Change, View
 from proxyflow.storage.kvs.engines.redis_address import Address
 from proxyflow.storage.kvs.engines.redis_client import Client, Subscription
-from proxyflow.storage.kvs.engines.redis_scripts import (
-    APPLIED,
-    APPLY,
-    LIST,
-    LOOK,
-    LOST,
-    STALE,
-    part_key,
-)
-from proxyflow.storage.kvs.engines.resp import Command
-from proxyflow.storage.kvs.entries import Directory, Entry, Kind, Value
-from proxyflow.storage.kvs.errors import (
-    DamagedError,
-    KVSError,
-    StorageFullError,
-    UnsupportedError,
-)
-from proxyflow.storage.kvs.keys import Names
-from proxyflow.storage.kvs.overlay import Overlay, Parts
+from proxyflow.storage.kvs.engines.redis_views import ReadingView, Seen, StaleError, WritingView
+from proxyflow.storage.kvs.entries import Kind
+from proxyflow.storage.kvs.errors import KVSError, UnsupportedError
 
 __all__ = ["RedisEngine"]
 
 T = TypeVar("T")
 
-# Parts of a value are sent before the commit that makes them reachable. If that never comes, the
-# server forgets them after this time.
-UPLOAD_SECONDS = 3600
-
-# Directories remembered, to spare a writer the look at them.
+# Directories remembered, to spare a writer the look at them, and a reader a script.
 MAX_KNOWN = 4096
-
-# What an entry was when it was looked at: (directory, name) -> stored bytes.
-_Seen = dict[tuple[bytes, bytes], bytes | None]
-
-
-class _StaleError(Exception):
-    """What was seen earlier has changed; everything has to be looked at again."""
-
-
-class _View:
-    """Entries as they were seen, all of the same moment: the last look."""
-
-    def __init__(self, client: Client, known: _Seen) -> None:
-        self._client = client
-        self._known = known
-        self.seen: _Seen = {}
-
-    def prefetch(self, directory: Directory, paths: Iterable[Names]) -> None:
-        unseen = dict.fromkeys(
-            rest for path in paths if (rest := self._unseen(directory.identity, path)) is not None
-        )
-        if unseen:
-            self._look(list(unseen))
-
-    def _unseen(self, here: bytes, path: Names) -> tuple[bytes, Names] | None:
-        """Return from where on a path has not been seen, ``None`` if all of it has."""
-        for at, name in enumerate(path):
-            place = (here, name)
-            if place not in self.seen:
-                if place not in self._known:
-                    return here, path[at:]
-                self.seen[place] = self._known[place]
-            stored = self.seen[place]
-            if stored is None or stored[:1] != Kind.DIRECTORY.value:
-                return None
-            here = stored[1:]
-        return None
-
-    def _look(self, walks: list[tuple[bytes, Names]]) -> None:
-        arguments: list[bytes | int] = [*self.checks(), len(walks)]
-        for here, path in walks:
-            arguments += [here, len(path), *path]
-        (chains,) = self._client.exchange([LOOK.call(arguments)])
-        if chains == STALE:
-            raise _StaleError
-        assert isinstance(chains, list)
-        for (here, path), chain in zip(walks, chains, strict=True):
-            assert isinstance(chain, list)
-            for name, stored in zip(path, chain, strict=False):
-                assert stored is None or isinstance(stored, bytes)
-                self.seen[here, name] = stored
-                here = b"" if stored is None else stored[1:]
-
-    def checks(self) -> list[bytes | int]:
-        """Return the arguments by which a script makes sure that nothing seen has changed."""
-        arguments: list[bytes | int] = [len(self.seen)]
-        for (directory, name), stored in self.seen.items():
-            arguments += [directory, name, stored or b""]
-        return arguments
-
-    def entry(self, directory: Directory, name: bytes) -> Entry | None:
-        place = (directory.identity, name)
-        self.prefetch(directory, [(name,)])
-        stored = self.seen[place]
-        return None if stored is None else entries.decode(stored)
-
-    def children(self, directory: Directory) -> list[tuple[bytes, Kind]]:
-        (found,) = self._client.exchange([LIST.call([*self.checks(), directory.identity])])
-        if found == STALE:
-            raise _StaleError
-        assert isinstance(found, list)
-        names, kinds = found[::2], found[1::2]
-        return sorted(
-            (
-                (name, entries.kind_of(kind))
-                for name, kind in zip(names, kinds, strict=True)
-                if isinstance(name, bytes) and isinstance(kind, bytes)
-            ),
-            key=lambda child: child[0],
-        )
-
-    def read(self, values: Sequence[Value]) -> list[bytes]:
-        found: list[bytes | bytearray] = []
-        commands: list[Command] = []
-        targets: list[memoryview] = []
-        for value in values:
-            if value.inline is not None:
-                found.append(value.inline)
-                continue
-            memory = bytearray(value.size)
-            self._fetch(value, 0, memoryview(memory), commands, targets)
-            found.append(memory)
-        self._receive(commands, targets)
-        return [bytes(data) for data in found]
-
-    def readinto(self, value: Value, offset: int, target: memoryview) -> None:
-        if value.inline is not None:
-            target[:] = value.inline[offset : offset + target.nbytes]
-            return
-        commands: list[Command] = []
-        targets: list[memoryview] = []
-        self._fetch(value, offset, target, commands, targets)
-        self._receive(commands, targets)
-
-    @staticmethod
-    def _fetch(
-        value: Value,
-        offset: int,
-        target: memoryview,
-        commands: list[Command],
-        targets: list[memoryview],
-    ) -> None:
-        filled = 0
-        for number, start, stop in value.ranges(offset, target.nbytes):
-            key = part_key(value.identity, number)
-            whole = stop - start == value.sizes[number]
-            commands.append([b"GET", key] if whole else [b"GETRANGE", key, start, stop - 1])
-            targets.append(target[filled : filled + stop - start])
-            filled += stop - start
-
-    def _receive(self, commands: list[Command], targets: list[memoryview]) -> None:
-        if not commands:
-            return
-        replies = self._client.exchange(commands, targets)
-        if replies == [target.nbytes for target in targets]:
-            return
-        # Replaced by a commit since it was looked at; or is it still what the entry says?
-        self._look([])
-        raise DamagedError(
-            "a part of the value is missing or cut short",
-            store=self._client.url,
-            remedy="the server must not evict keys: set maxmemory-policy to noeviction",
-        )
-
-
-class _Change(_View):
-    """A view with changes on top, sent in one go at the end."""
-
-    def __init__(self, client: Client, known: _Seen) -> None:
-        super().__init__(client, known)
-        self.overlay = Overlay(super().entry)
-
-    def entry(self, directory: Directory, name: bytes) -> Entry | None:
-        return self.overlay.entry(directory, name)
-
-    def link(self, directory: Directory, name: bytes, entry: Entry, parts: Parts = ()) -> None:
-        self.overlay.link(directory, name, entry, parts)
-
-    def remove(self, directory: Directory, name: bytes) -> None:
-        self.overlay.remove(directory, name)
-
-    def apply(self, channel: bytes) -> None:
-        """Make the changes, all or none; _StaleError if something seen has changed."""
-        uploads: list[Command] = []
-        keys: list[bytes] = []
-        for identity, parts in self.overlay.parts():
-            for number, part in enumerate(parts):
-                keys.append(part_key(identity, number))
-                uploads.append([b"SET", keys[-1], part, b"EX", UPLOAD_SECONDS])
-        changes = list(self.overlay.changes())
-        arguments: list[bytes | int] = [*self.checks(), len(keys), *keys, len(changes)]
-        for directory, name, entry in changes:
-            stored = b"" if entry is None else entries.encode(entry)
-            arguments += [directory.identity, name, stored]
-        commands = [*uploads, APPLY.call([*arguments, channel])]
-        answer = self._client.exchange(commands, repeatable=False)[-1]
-        if answer == STALE:
-            raise _StaleError
-        if answer == LOST:
-            raise StorageFullError(
-                "the server dropped parts of the value before the commit", store=self._client.url
-            )
-        assert answer == APPLIED
 
 
 class _Watcher:
@@ -268,9 +75,10 @@ class RedisEngine:
     def __init__(self, url: str) -> None:
         address = Address.parse(url)
         self.url = address.url
-        self._database = address.database
+        # Channels are shared by all databases of a server.
+        self._channels = b"kvs:c:%d:" % address.database
         self._client = Client(address)
-        self._known: _Seen = {}
+        self._known: Seen = {}
         # An error in reaching the server is one of `open`, not of the first call.
         try:
             self._client.exchange([[b"PING"]])
@@ -280,7 +88,13 @@ class RedisEngine:
 
     def read(self, look: Callable[[View], T]) -> T:
         """Return what `look` makes of a picture that was whole at one moment."""
-        return self._repeat(lambda _: look(_View(self._client, {})))
+        return self._repeat(lambda _: self._look(look))
+
+    def _look(self, look: Callable[[View], T]) -> T:
+        view = ReadingView(self._client, self._known)
+        result = look(view)
+        self._remember(view.seen)
+        return result
 
     def write(self, change: Callable[[Change], T], namespace: str, *, durable: bool) -> T:
         """Apply what `change` does; durable if the server writes each command to its log."""
@@ -289,17 +103,17 @@ class RedisEngine:
         return self._repeat(lambda attempt: self._attempt(change, namespace, attempt == 0))
 
     def _attempt(self, change: Callable[[Change], T], namespace: str, trusting: bool) -> T:
-        writer = _Change(self._client, self._known if trusting else {})
+        writer = WritingView(self._client, self._known if trusting else {})
         try:
             result = change(writer)
         except KVSError:
             # It may be an error about what was remembered rather than about what is.
             if trusting and self._known:
-                raise _StaleError from None
+                raise StaleError from None
             raise
         if not writer.overlay.is_empty():
             writer.apply(self._channel(namespace))
-            self._remember(writer)
+            self._remember({**writer.seen, **writer.made()})
         return result
 
     def _repeat(self, attempt: Callable[[int], T]) -> T:
@@ -309,7 +123,7 @@ class RedisEngine:
         while True:
             try:
                 return attempt(number)
-            except _StaleError:
+            except StaleError:
                 self.dropcache()
             number += 1
             if time.monotonic() > deadline:
@@ -317,18 +131,19 @@ class RedisEngine:
             # The more writers meet, the further apart they try again.
             time.sleep(random.random() * min(0.0005 * number, 0.02))
 
-    def _remember(self, writer: _Change) -> None:
-        known = dict(self._known) if len(self._known) < MAX_KNOWN else {}
-        for place, stored in writer.seen.items():
-            if stored is not None and stored[:1] == Kind.DIRECTORY.value:
-                known[place] = stored
-        for directory, name, entry in writer.overlay.changes():
-            if isinstance(entry, Directory):
-                known[directory.identity, name] = entries.encode(entry)
-            else:
-                known.pop((directory.identity, name), None)
-        # Replaced as a whole: other threads are reading the old one.
-        self._known = known
+    def _remember(self, seen: Seen) -> None:
+        """Keep which directories are where, and forget those in whose place is something else."""
+        news = {}
+        for place, stored in seen.items():
+            directory = stored if stored is not None and stored[:1] == Kind.DIRECTORY else None
+            if self._known.get(place) != directory:
+                news[place] = directory
+        if news:
+            known = self._known if len(self._known) < MAX_KNOWN else {}
+            # Replaced as a whole: other threads are reading the old one.
+            self._known = {
+                place: stored for place, stored in {**known, **news}.items() if stored is not None
+            }
 
     def _require_log(self) -> None:
         (info,) = self._client.exchange([[b"INFO", b"persistence"]])
@@ -343,8 +158,7 @@ class RedisEngine:
             )
 
     def _channel(self, namespace: str) -> bytes:
-        # Channels are shared by all databases of a server.
-        return b"kvs:c:%d:" % self._database + namespace.encode("utf-8", "surrogateescape")
+        return self._channels + namespace.encode("utf-8", "surrogateescape")
 
     def watch(self, namespace: str) -> _Watcher:
         """Return a watcher with a connection of its own."""

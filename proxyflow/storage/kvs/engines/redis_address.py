@@ -13,10 +13,13 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from proxyflow.storage.kvs.engines.resp import Command
 from proxyflow.storage.kvs.errors import InvalidURLError
 
-__all__ = ["Address"]
+__all__ = ["LOCAL", "Address"]
 
 DEFAULT_PORT = 6379
 DEFAULT_TIMEOUT = 10.0
+
+# Over a socket of this host; redis-py knows the short one.
+LOCAL = frozenset({"redis+unix", "unix"})
 
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -51,7 +54,7 @@ class Address:
         try:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-            local = scheme == "unix"
+            local = scheme in LOCAL
             database = options.pop("db", "0") if local else parts.path.strip("/") or "0"
             address = cls(
                 url=_shown(parts),
@@ -134,4 +137,6 @@ def _shown(parts: SplitResult) -> str:
     if password:
         secret = password if _VARIABLE.fullmatch(password) else "***"
         where = f"{parts.username or ''}:{secret}@{where}"
-    return parts._replace(netloc=where).geturl()
+    # Not geturl(): without a host that leaves out the slashes.
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{where}{parts.path}{query}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TypeVar
 
 from proxyflow.storage.kvs import fork
 from proxyflow.storage.kvs.engines.redis_address import Address
@@ -22,7 +23,9 @@ from proxyflow.storage.kvs.errors import (
     UnsupportedError,
 )
 
-__all__ = ["Client", "Subscription"]
+__all__ = ["UNDER_WAY", "Client", "Subscription"]
+
+T = TypeVar("T")
 
 # Connections kept for the next call; more are made when more threads call at once.
 MAX_IDLE = 16
@@ -32,6 +35,33 @@ UNDER_WAY = 4
 
 # A server that is sent more for one command closes the connection.
 MAX_ARGUMENTS = 1024 * 1024
+
+
+class _Reported:
+    """Failures of a connection, as a ``with`` statement that raises UnreachableError for them."""
+
+    # A class: entering a generator takes several times as long, and this is part of every call.
+    __slots__ = ("_address",)
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError) or isinstance(error, KVSError):
+            return
+        if isinstance(error, TimeoutError):
+            text = f"the server did not answer within {self._address.timeout:g} s"
+        else:
+            text = f"the connection failed: {error}"
+        raise UnreachableError(text, store=self._address.url) from error
 
 
 class Client:
@@ -46,6 +76,7 @@ class Client:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.url = address.url
+        self.reported = _Reported(address)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
@@ -85,15 +116,9 @@ class Client:
                 store=self.url,
                 remedy="commit, or get, some 100,000 keys at a time",
             )
-        used_before = False
-        try:
-            with self._connection(fresh=False) as (connection, used_before):
-                return self._converse(connection, commands, targets)
-        except UnreachableError:
-            if not (repeatable and used_before):
-                raise
-        with self._connection(fresh=True) as (connection, _):
-            return self._converse(connection, commands, targets)
+        return self._talk(
+            lambda connection: self._converse(connection, commands, targets), repeatable
+        )
 
     def fetch(
         self,
@@ -124,15 +149,9 @@ class Client:
         KVSError
             The server refused a command; which error depends on why.
         """
-        used_before = False
-        try:
-            with self._connection(fresh=False) as (connection, used_before):
-                return self._fetch(connection, commands, targets, under_way)
-        except UnreachableError:
-            if not used_before:
-                raise
-        with self._connection(fresh=True) as (connection, _):
-            return self._fetch(connection, commands, targets, under_way)
+        return self._talk(
+            lambda connection: self._fetch(connection, commands, targets, under_way), True
+        )
 
     def _fetch(
         self,
@@ -150,9 +169,7 @@ class Client:
                 else connection.receive_into(targets[at])
             )
             connection.send(commands[at + under_way : at + under_way + 1])
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise self.refused(reply)
+        self._check(replies)
         return replies
 
     def _converse(
@@ -161,30 +178,47 @@ class Client:
         connection.send(commands)
         replies: list[Reply] = [connection.receive_into(target) for target in targets]
         replies += [connection.receive() for _ in commands[len(targets) :]]
+        if ReplyError in map(type, replies):
+            self._load_scripts(connection, commands, replies)
+            self._check(replies)
+        return replies
+
+    def _load_scripts(
+        self, connection: Connection, commands: Sequence[Command], replies: list[Reply]
+    ) -> None:
+        """Send again, with the scripts, what the server refused as it did not know them."""
         unknown = [at for at, reply in enumerate(replies) if _is_unknown_script(reply)]
-        if unknown:
-            connection.send([b"SCRIPT", b"LOAD", script.source] for script in (APPLY, LIST, LOOK))
-            connection.send([commands[at] for at in unknown])
-            for _ in (APPLY, LIST, LOOK):
-                connection.receive()
-            for at in unknown:
-                replies[at] = connection.receive()
+        if not unknown:
+            return
+        connection.send([b"SCRIPT", b"LOAD", script.source] for script in (APPLY, LIST, LOOK))
+        connection.send([commands[at] for at in unknown])
+        for _ in (APPLY, LIST, LOOK):
+            connection.receive()
+        for at in unknown:
+            replies[at] = connection.receive()
+
+    def _check(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise self.refused(reply)
-        return replies
 
     # -- connections ------------------------------------------------------------------------
 
-    @contextmanager
-    def _connection(self, *, fresh: bool) -> Iterator[tuple[Connection, bool]]:
-        connection = None if fresh else self._take_idle()
-        used_before = connection is not None
-        if connection is None:
-            connection = self.connect()
+    def _talk(self, talk: Callable[[Connection], T], repeatable: bool) -> T:
+        """Talk over an idle connection, else, or if that is dead and it does no harm, a new one."""
+        idle = self._take_idle()
+        if idle is not None:
+            try:
+                return self._talk_over(idle, talk)
+            except UnreachableError:
+                if not repeatable:
+                    raise
+        return self._talk_over(self.connect(), talk)
+
+    def _talk_over(self, connection: Connection, talk: Callable[[Connection], T]) -> T:
         try:
-            with self.reported():
-                yield connection, used_before
+            with self.reported:
+                result = talk(connection)
         except UnreachableError:
             connection.close()
             raise
@@ -196,6 +230,7 @@ class Client:
             connection.close()
             raise
         self._give_back(connection)
+        return result
 
     def _take_idle(self) -> Connection | None:
         while True:
@@ -220,10 +255,10 @@ class Client:
     def connect(self) -> Connection:
         """Return a new connection, logged in."""
         greeting = list(self.address.greeting())
-        with self.reported():
+        with self.reported:
             connection = Connection(self.address.connect())
         try:
-            with self.reported():
+            with self.reported:
                 connection.send(greeting)
                 for _ in greeting:
                     reply = connection.receive()
@@ -258,20 +293,6 @@ class Client:
             connection.close()
 
     # -- errors -----------------------------------------------------------------------------
-
-    @contextmanager
-    def reported(self) -> Iterator[None]:
-        """Report failures of the connection as UnreachableError."""
-        try:
-            yield
-        except KVSError:
-            raise
-        except TimeoutError as error:
-            raise UnreachableError(
-                f"the server did not answer within {self.address.timeout:g} s", store=self.url
-            ) from error
-        except OSError as error:
-            raise UnreachableError(f"the connection failed: {error}", store=self.url) from error
 
     def refused(self, reply: ReplyError) -> KVSError:
         """Return the error that stands for a server's refusal."""
@@ -329,7 +350,7 @@ class Subscription:
         self._pid = os.getpid()
         self._connection = client.connect()
         try:
-            with client.reported():
+            with client.reported:
                 self._connection.send([[b"SUBSCRIBE", channel]])
                 reply = self._connection.receive()
             if isinstance(reply, ReplyError):
@@ -352,7 +373,7 @@ class Subscription:
                 store=self._client.url,
                 remedy="call watch again there",
             )
-        with self._client.reported():
+        with self._client.reported:
             if not self._connection.wait(seconds):
                 return False
             told = False
@@ -363,7 +384,7 @@ class Subscription:
 
     def ping(self) -> None:
         """Make sure that the server is there; its answer is no message."""
-        with self._client.reported():
+        with self._client.reported:
             self._connection.send([[b"PING"]])
             if not self._connection.wait(self._client.address.timeout):
                 raise TimeoutError

@@ -23,6 +23,7 @@ __all__ = [
     "LOST",
     "STALE",
     "Script",
+    "directory_key",
     "part_key",
 ]
 
@@ -30,7 +31,13 @@ __all__ = [
 STALE, APPLIED, LOST = 0, 1, 2
 
 # Directories are hashes under kvs:d:<identity>, parts are strings under kvs:p:<identity>:<number>.
+DIRECTORY_PREFIX = b"kvs:d:"
 PART_PREFIX = b"kvs:p:"
+
+
+def directory_key(identity: bytes) -> bytes:
+    """Return the key of a directory."""
+    return DIRECTORY_PREFIX + identity
 
 
 def part_key(identity: bytes, number: int) -> bytes:
@@ -48,12 +55,14 @@ class Script:
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", hashlib.sha1(self.source).hexdigest().encode())
 
-    def call(self, arguments: Iterable[bytes | int]) -> Command:
+    def call(self, arguments: Iterable[bytes]) -> Command:
         """Return the command that runs it."""
-        return [b"EVALSHA", self.digest, 0, *arguments]
+        return [b"EVALSHA", self.digest, b"0", *arguments]
 
 
 _CHECK = b"""
+-- Globals are looked up anew each time.
+local call, ARGV = redis.call, ARGV
 local position = 0
 local function take()
   position = position + 1
@@ -62,7 +71,7 @@ end
 -- Arguments begin with how many entries to check: directory, name, what it held ('' for nothing).
 for _ = 1, tonumber(take()) do
   local directory, name, expected = take(), take(), take()
-  if (redis.call('HGET', 'kvs:d:' .. directory, name) or '') ~= expected then
+  if (call('HGET', 'kvs:d:' .. directory, name) or '') ~= expected then
     return 0
   end
 end
@@ -74,13 +83,13 @@ LOOK = Script(
 -- Then how many paths: directory, how many names, names. Each is followed through directories,
 -- and answered with the entries on the way, up to the first that is none.
 local chains = {}
-for walk = 1, tonumber(take()) do
+for walk = 1, take() do
   local directory = take()
   local chain = {}
   for _ = 1, tonumber(take()) do
     local name = take()
     if directory then
-      local entry = redis.call('HGET', 'kvs:d:' .. directory, name)
+      local entry = call('HGET', 'kvs:d:' .. directory, name)
       chain[#chain + 1] = entry
       directory = entry and entry:sub(1, 1) == 'd' and entry:sub(2)
     end
@@ -95,7 +104,7 @@ LIST = Script(
     _CHECK
     + b"""
 -- Then a directory, answered with names and the first byte of what is there.
-local found = redis.call('HGETALL', 'kvs:d:' .. take())
+local found = call('HGETALL', 'kvs:d:' .. take())
 for at = 2, #found, 2 do
   found[at] = found[at]:sub(1, 1)
 end
@@ -110,7 +119,7 @@ APPLY = Script(
 local parts = {}
 for at = 1, tonumber(take()) do
   parts[at] = take()
-  if redis.call('EXISTS', parts[at]) == 0 then
+  if call('EXISTS', parts[at]) == 0 then
     return 2
   end
 end
@@ -122,47 +131,49 @@ local function release(entry)
     local kind = released:sub(1, 1)
     if kind == 'd' then
       local key = 'kvs:d:' .. released:sub(2)
-      for _, below in ipairs(redis.call('HVALS', key)) do
+      for _, below in ipairs(call('HVALS', key)) do
         local first = below:sub(1, 1)
         if first == 'd' or first == 'b' then
           pending[#pending + 1] = below
         end
       end
-      redis.call('UNLINK', key)
+      call('UNLINK', key)
     elseif kind == 'b' then
       for number = 0, (#released - 17) / 8 - 1 do
-        redis.call('UNLINK', 'kvs:p:' .. released:sub(2, 17) .. ':' .. number)
+        call('UNLINK', 'kvs:p:' .. released:sub(2, 17) .. ':' .. number)
       end
     end
   end
 end
 
--- Then how many changes: directory, name, entry ('' to remove). Whatever needs memory comes first,
--- so that a server without any refuses the script before it has done a thing.
+-- Then how many directories change; for each, how many names to remove, and those, and how many
+-- entries to put, and those with their names. Whatever needs memory comes first, so that a server
+-- without any refuses the script before it has done a thing.
 local replaced = {}
 local removed = {}
 for _ = 1, tonumber(take()) do
-  local directory, name, entry = 'kvs:d:' .. take(), take(), take()
-  local old = redis.call('HGET', directory, name)
-  if old then
-    replaced[#replaced + 1] = old
-  end
-  if entry == '' then
+  local directory = 'kvs:d:' .. take()
+  for _ = 1, tonumber(take()) do
+    local name = take()
+    replaced[#replaced + 1] = call('HGET', directory, name) or nil
     removed[#removed + 1] = {directory, name}
-  else
-    redis.call('HSET', directory, name, entry)
+  end
+  for _ = 1, tonumber(take()) do
+    local name, entry = take(), take()
+    replaced[#replaced + 1] = call('HGET', directory, name) or nil
+    call('HSET', directory, name, entry)
   end
 end
 for _, place in ipairs(removed) do
-  redis.call('HDEL', place[1], place[2])
+  call('HDEL', place[1], place[2])
 end
 for _, key in ipairs(parts) do
-  redis.call('PERSIST', key)
+  call('PERSIST', key)
 end
 for _, entry in ipairs(replaced) do
   release(entry)
 end
-redis.call('PUBLISH', take(), '')
+call('PUBLISH', take(), '')
 return 1
 """
 )

@@ -57,14 +57,14 @@ class Connection:
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
 
     def wait(self, seconds: float | None) -> bool:
         """Wait until something has come in, or the server has closed the connection."""
         if self._start < self._end or (self._tls is not None and self._tls.pending()):
             return True
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
+        return bool(self._poll.poll(None if seconds is None else seconds * 1000))
 
     def close(self) -> None:
         """Close the socket; in a forked child that leaves the parent's alone."""
@@ -82,7 +82,17 @@ class Connection:
         pieces: list[memoryview | bytearray] = []
         for command in commands:
             gathered += b"*%d\r\n" % len(command)
+            small = [
+                b"$%d\r\n%b\r\n" % (len(argument), argument)
+                for argument in command
+                if type(argument) is bytes and len(argument) < GATHER_BYTES
+            ]
+            if len(small) == len(command):
+                gathered += b"".join(small)
+                continue
             for argument in command:
+                if isinstance(argument, int):
+                    argument = b"%d" % argument
                 if type(argument) is bytes and len(argument) < GATHER_BYTES:
                     gathered += b"$%d\r\n%b\r\n" % (len(argument), argument)
                     continue
@@ -92,6 +102,9 @@ class Connection:
                         continue
                     pieces += [gathered, memoryview(piece)]
                     gathered = bytearray()
+        if not pieces:
+            self._socket.sendall(gathered)
+            return
         pieces.append(gathered)
         self._send_all([memoryview(piece) for piece in pieces if piece])
 
@@ -115,16 +128,16 @@ class Connection:
         """Return the next reply; an error among several is returned in its place."""
         line = self._line()
         kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return ReplyError(rest.decode("utf-8", "replace"))
-        if kind == b":":
-            return int(rest)
         if kind == b"$":
             return self._bulk(int(rest))
         if kind == b"*":
             return None if rest == b"-1" else [self.receive() for _ in range(int(rest))]
+        if kind == b":":
+            return int(rest)
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return ReplyError(rest.decode("utf-8", "replace"))
         raise ConnectionError(f"this is no Redis server: it answered {line[:40]!r}")
 
     def receive_buffer(self) -> bytearray | Reply:
@@ -176,7 +189,9 @@ class Connection:
 
     def _more(self) -> None:
         """Read what has come into the buffer."""
-        if self._start:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start:
             rest = self._end - self._start
             self._view[:rest] = self._view[self._start : self._end]
             self._start, self._end = 0, rest
@@ -193,10 +208,16 @@ class Connection:
     def _bulk(self, size: int) -> bytes | None:
         if size < 0:
             return None
-        data = bytearray(size)
-        self._fill(memoryview(data))
+        stop = self._start + size
+        if stop + 2 <= self._end:
+            found = bytes(self._view[self._start : stop])
+            self._start = stop
+        else:
+            data = bytearray(size)
+            self._fill(memoryview(data))
+            found = bytes(data)
         self._expect_line_end()
-        return bytes(data)
+        return found
 
     def _fill(self, target: memoryview) -> None:
         count = min(target.nbytes, self._end - self._start)
@@ -206,13 +227,13 @@ class Connection:
             count += self._read_into(target[count:])
 
     def _expect_line_end(self) -> None:
-        if self._line():
+        if self._buffer.startswith(b"\r\n", self._start, self._end):
+            self._start += 2
+        elif self._line():
             raise ConnectionError("this is no Redis server: a value is longer than announced")
 
 
-def _framed(argument: Argument) -> list[bytes | memoryview]:
-    if isinstance(argument, int):
-        argument = b"%d" % argument
+def _framed(argument: bytes | Sequence[memoryview]) -> list[bytes | memoryview]:
     if isinstance(argument, bytes):
         return [b"$%d\r\n" % len(argument), argument, b"\r\n"]
     size = sum(piece.nbytes for piece in argument)
