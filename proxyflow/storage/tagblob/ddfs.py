@@ -209,8 +209,7 @@ class DDFS(TagClient):
         token = self._token(token, write=True)
         if update:
             return uploader.push_missing(name, sources, token, delayed)
-        blobs = uploader.store_all(sources, f"push {name}")
-        return self.engine.append(name, blobs, token, delayed=delayed), blobs
+        return uploader.push(name, sources, token, delayed)
 
     def pull(
         self,

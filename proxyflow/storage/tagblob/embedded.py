@@ -6,7 +6,7 @@ The root holds the catalogue of tags and the list of volumes; the volumes hold t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .area import local_root, open_area, reported
@@ -277,6 +277,19 @@ class EmbeddedEngine:
         """Write a blob to `replicas` volumes and return their URLs."""
         count = self._default_replicas if replicas is None else replicas
         return self._replicas.store(source, count, include=include, retries=retries)
+
+    def push(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        replicas: int | None,
+        token: str | None,
+        *,
+        include: Collection[str] = (),
+        retries: int = 10,
+        update: bool = False,
+    ) -> None:
+        """Do nothing: where nothing is exchanged, `store` and `append` are as quick."""
 
     def choose(
         self, replicas: int | None, include: Collection[str], exclude: Collection[str]

@@ -19,11 +19,13 @@ from .http_client import ERROR_HEADER
 from .names import LOCAL_HOST
 
 __all__ = [
+    "count_of",
     "error_middleware",
     "from_client",
     "host_of",
     "json_answer",
     "json_body",
+    "listed",
     "path_below",
     "run",
     "to_client",
@@ -93,6 +95,19 @@ def path_below(request: web.Request, prefix: str) -> str:
         return unquote(request.rel_url.raw_path.removeprefix(prefix), errors="strict")
     except UnicodeDecodeError as error:
         raise Forbidden("the path is not UTF-8") from error
+
+
+def count_of(text: str | None) -> int | None:
+    """Return the number in a query, ``None`` where there is none."""
+    try:
+        return None if not text else int(text)
+    except ValueError as error:
+        raise Forbidden("Invalid number in the query.") from error
+
+
+def listed(text: str | None) -> list[str]:
+    """Return the names in a query, which commas divide."""
+    return [part for part in (text or "").split(",") if part]
 
 
 async def json_body(request: web.Request) -> Any:

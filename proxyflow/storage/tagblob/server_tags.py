@@ -88,8 +88,10 @@ class TagHandlers:
         token = token_of(request)
         host = host_of(request, self._advertise)
         if attr is None or attr == ATTR_URLS:
-            urls = await json_body(request)
-            changed = await run(lambda: self._engine.put(name, _checked(urls, host), token))
+            urls, attributes = _urls_and_attributes(await json_body(request))
+            changed = await run(
+                lambda: self._engine.put(name, _checked(urls, host), token, attributes)
+            )
             return _changed_answer(changed, host)
         value = await json_body(request)
         if not isinstance(value, str):
@@ -113,6 +115,20 @@ class TagHandlers:
             raise NotFound("Tag not found.")
         tag = await run(self._engine.tag_version, parts.object, token_of(request))
         return _tag_answer(tag, host_of(request, self._advertise))
+
+
+def _urls_and_attributes(body: Any) -> tuple[Any, dict[str, str]]:
+    """Return both parts of what is put into a tag: Disco's clients send the urls alone."""
+    if not isinstance(body, dict):
+        return body, {}
+    attributes = body.get("user-data")
+    if not isinstance(attributes, dict):
+        raise InvalidAttribute("Invalid attributes")
+    for attr, value in attributes.items():
+        check_attribute(attr, value)
+        if attr.startswith("ddfs:"):
+            raise AttributeNotFound("Tag attribute not found.", name=attr)
+    return body.get("urls"), attributes
 
 
 def _checked(body: Any, host: str) -> list[list[str]]:
