@@ -12,7 +12,7 @@ from .area import Area, Entry, present, reported
 from .errors import TagDamaged
 from .names import hash_dir
 from .tagobject import TOMBSTONE, DamagedTag, TagObject
-from .versions import Version, Versions
+from .versions import Versions
 
 __all__ = ["Catalogue", "History"]
 
@@ -80,16 +80,18 @@ class Catalogue:
 
         Returning the object it got changes nothing. `change` may run several times.
         """
+        after: TagObject | None = None
 
         def encoded(data: bytes | None) -> bytes | None:
+            nonlocal after
             before = self._decode(name, data)
             after = change(before)
             if after is before:
                 return None
             return TOMBSTONE if after is None else after.encode()
 
-        version: Version = self._versions.change(_directory(name), encoded)
-        return self._decode(name, version.data)
+        self._versions.change(_directory(name), encoded)
+        return after
 
     def find_version(self, name: str, id: str) -> TagObject | None:
         """Return the stored version of a tag with that id; the current one is looked at first."""

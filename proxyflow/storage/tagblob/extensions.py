@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .area import Buffer
 from .errors import Forbidden
 from .names import safe_name
 
@@ -58,16 +59,19 @@ class Extensions(NamedTuple):
         return cls(blobs, "attributes" in words)
 
 
-def pack_blobs(blobs: Sequence[tuple[str, bytearray]]) -> bytearray:
+def pack_blobs(blobs: Sequence[tuple[str, Sequence[Buffer]]]) -> list[Buffer]:
     r"""Return the body of a request with these blobs: a line of names and sizes, then the bytes.
 
     Examples
     --------
-    >>> pack_blobs([("a", bytearray(b"xy")), ("b", bytearray(b"z"))])
-    bytearray(b'[["a", 2], ["b", 1]]\nxyz')
+    >>> b"".join(pack_blobs([("a", [b"x", b"y"]), ("b", [b"z"])]))
+    b'[["a", 2], ["b", 1]]\nxyz'
     """
-    head = json.dumps([(name, len(data)) for name, data in blobs]).encode()
-    return bytearray(b"\n").join((head, bytearray().join(data for _, data in blobs)))
+    described = [(name, sum(map(len, chunks))) for name, chunks in blobs]
+    body: list[Buffer] = [json.dumps(described).encode() + b"\n"]
+    for _, chunks in blobs:
+        body += chunks
+    return body
 
 
 def unpack_blobs(body: bytearray) -> list[tuple[str, memoryview]]:

@@ -31,7 +31,7 @@ from .volume import CHECK_FIRST
 if TYPE_CHECKING:
     import urllib3
 
-__all__ = ["DIGEST_HEADER", "ERROR_HEADER", "HttpClient", "open_http"]
+__all__ = ["DIGEST_HEADER", "ERROR_HEADER", "Body", "HttpClient", "open_http"]
 
 #: The server of this package names the exact error and a blob's checksum; others do not.
 ERROR_HEADER = "X-DDFS-Error"
@@ -42,7 +42,7 @@ _READ_TIMEOUT = 300.0
 _POOL = 16
 _LONGEST_PAUSE = 2.0
 
-Body = bytes | bytearray | Callable[[], Iterable[Buffer]]
+Body = bytes | Callable[[], Iterable[Buffer]]
 
 
 class HttpClient:

@@ -63,9 +63,7 @@ class BatchHandlers:
         """
         token = token_of(request)
         with self._uploads.slot():
-            body = bytearray()
-            async for piece in self._uploads.pieces(request, self._most):
-                body += piece
+            body = await self._uploads.whole(request, self._most)
             answer = await run(self._stored, body, request.query, token)
         data = to_client(json.dumps(answer).encode(), host_of(request, self._advertise))
         return web.Response(status=201, body=data, content_type="application/json")

@@ -78,6 +78,16 @@ class Uploads:
             if not data:
                 return
 
+    async def whole(self, request: web.Request, most: int) -> bytearray:
+        """Return the body of a request; see `pieces`."""
+        body = bytearray()
+        async for piece in self.pieces(request, most):
+            if body:
+                body += piece
+            else:
+                body = piece  # mostly the only one, and not worth a copy
+        return body
+
     @staticmethod
     def _check(size: int, most: int) -> None:
         if size > most:

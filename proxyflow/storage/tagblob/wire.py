@@ -12,7 +12,7 @@ import logging
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from .blobs import Blob
@@ -27,14 +27,16 @@ from .errors import (
     TagNotFound,
 )
 from .extensions import MAX_BLOBS, pack_blobs
-from .http_client import HttpClient, http_url
+from .http_client import Body, HttpClient, http_url
 from .names import blob_object_prefix
-from .sources import Source, sized
+from .sources import Source, held_chunks, sized
 
 __all__ = ["WireEngine"]
 
 logger = logging.getLogger(__name__)
 
+#: Up to this size, joining the parts of a body costs less than sending them one by one.
+_SMALL = 64 * 2**10
 _MASTER = re.compile(
     r"(disco|http)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(:(?P<port>\d+))?/?"
 )
@@ -243,19 +245,19 @@ class WireEngine:
         token: str | None = None,
     ) -> Any:
         """Return the answer to a request that brings all blobs; None if none can bring them."""
-        body = self._packed(sources)
-        if body is None:
+        packed = self._packed(sources)
+        if packed is None:
             return None
         wanted = self._wanted(replicas, include) | {"retries": retries, **(into or {})}
         url = f"{self._base}/ddfs/blobs?{urlencode(wanted)}"
         try:
-            return self._http.json("POST", url, body=body, token=token)
+            return self._http.json("POST", url, body=packed.body, length=packed.length, token=token)
         except DDFSError:
             if self._http.extensions.blobs:
                 raise
             return None  # another server has taken this one's place, and knows nothing of it
 
-    def _packed(self, sources: Sequence[Source]) -> bytearray | None:
+    def _packed(self, sources: Sequence[Source]) -> _Packed | None:
         most = self._http.extensions.blobs
         sizes = [source.known_size() for source in sources]
         known = sum(size for size in sizes if size is not None)
@@ -263,15 +265,12 @@ class WireEngine:
             return None
         if not all(source.rewindable for source in sources):
             return None
-        blobs = []
-        for source in sources:
-            # Read before the sizes are told: a file may grow or shrink meanwhile.
-            data = bytearray()
-            for chunk in source.chunks():
-                data += chunk
-            blobs.append((blob_object_prefix(source.name), data))
-        body = pack_blobs(blobs)
-        return body if len(body) <= most else None
+        # Read before the sizes are told: a file may grow or shrink meanwhile.
+        packed = pack_blobs([(blob_object_prefix(s.name), held_chunks(s)) for s in sources])
+        length = sum(map(len, packed))
+        if length > most:
+            return None
+        return _Packed(b"".join(packed) if length < _SMALL else lambda: packed, length)
 
     def _store(
         self,
@@ -350,6 +349,11 @@ class WireEngine:
                 logger.warning("skipping a replica: %s", failure)
                 error = failure
         raise error
+
+
+class _Packed(NamedTuple):
+    body: Body
+    length: int
 
 
 class _UploadFailed(Exception):  # noqa: N818 - never leaves this module
