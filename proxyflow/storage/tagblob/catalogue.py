@@ -48,6 +48,13 @@ class History(NamedTuple):
 class Catalogue:
     """The tags of a store, each changed atomically by any number of processes.
 
+    Parameters
+    ----------
+    area
+        The root of the store.
+    wait
+        See `Versions`.
+
     Examples
     --------
     >>> import tempfile
@@ -59,8 +66,8 @@ class Catalogue:
     ['data']
     """
 
-    def __init__(self, area: Area) -> None:
-        self._versions = Versions(area)
+    def __init__(self, area: Area, *, wait: bool = True) -> None:
+        self._versions = Versions(area, wait=wait)
         self._area = area
 
     def load(self, name: str) -> TagObject | None:

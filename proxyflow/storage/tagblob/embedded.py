@@ -6,6 +6,7 @@ The root holds the catalogue of tags and the list of volumes; the volumes hold t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,18 @@ class EmbeddedEngine:
     def volumes(self) -> dict[str, Volume]:
         """The volumes by name."""
         return dict(self._layout.volumes)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether nothing is further away than a directory, and nothing waits for a disk."""
+        areas = [self._area, *(volume.area for volume in self._layout.volumes.values())]
+        return all(isinstance(area, LocalArea) and not area.durable for area in areas)
+
+    def impatient(self) -> EmbeddedEngine:
+        """Return the same store, where changing a tag raises LockHeld rather than wait."""
+        engine = copy.copy(self)
+        engine._catalogue = Catalogue(self._area, wait=False)
+        return engine
 
     def close(self) -> None:
         """Do nothing: the engine keeps neither files nor connections open."""

@@ -96,16 +96,18 @@ def make_app(
         ) from error
     from .server_batches import BatchHandlers
     from .server_blobs import BlobHandlers
+    from .server_calls import StoreCalls
     from .server_http import error_middleware
     from .server_tags import TagHandlers
     from .server_uploads import Uploads
 
     limits = limits or Limits()
     app = web.Application(client_max_size=limits.tag_body, middlewares=[error_middleware])
-    TagHandlers(engine, advertise).add_to(app)
+    calls = StoreCalls(engine)
+    TagHandlers(calls, advertise).add_to(app)
     uploads = Uploads(limits)
-    BatchHandlers(engine, limits, uploads, advertise).add_to(app)
-    BlobHandlers(engine, limits, uploads, advertise).add_to(app)
+    BatchHandlers(calls, limits, uploads, advertise).add_to(app)
+    BlobHandlers(calls, limits, uploads, advertise).add_to(app)
     if gc_interval > 0:
 
         async def collecting(_: web.Application) -> AsyncIterator[None]:

@@ -17,7 +17,8 @@ from .embedded import EmbeddedEngine
 from .errors import BlobNotFound, Forbidden, InvalidName
 from .http_client import DIGEST_HEADER
 from .names import ObjectUrl, blob_object_prefix, is_object_name, object_name, own_blob
-from .server_http import count_of, host_of, json_answer, listed, path_below, run, to_client
+from .server_calls import SMALL, StoreCalls, run
+from .server_http import count_of, host_of, json_answer, listed, path_below, to_client
 from .server_uploads import PIECE, Uploads
 from .volume import BlobWriter, Volume
 
@@ -29,6 +30,15 @@ __all__ = ["BlobHandlers"]
 _NEW = "/ddfs/new_blob/"
 #: How long the address to put a blob at is good for.
 _GOOD_FOR = 3600
+#: What a client may ask besides, and a file is sent for.
+_CONDITIONS = {
+    "Range",
+    "If-Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+}
 
 
 class BlobHandlers:
@@ -36,7 +46,7 @@ class BlobHandlers:
 
     Parameters
     ----------
-    engine
+    calls
         The store.
     limits
         How large a blob may be.
@@ -47,9 +57,9 @@ class BlobHandlers:
     """
 
     def __init__(
-        self, engine: EmbeddedEngine, limits: Limits, uploads: Uploads, advertise: str | None
+        self, calls: StoreCalls, limits: Limits, uploads: Uploads, advertise: str | None
     ) -> None:
-        self._engine = engine
+        self._calls = calls
         self._limits = limits
         self._uploads = uploads
         self._advertise = advertise
@@ -68,12 +78,9 @@ class BlobHandlers:
         """GET ``/ddfs/new_blob/NAME?replicas&include&exclude``."""
         prefix = blob_object_prefix(path_below(request, _NEW))
         query = request.query
-        volumes = await run(
-            self._engine.choose,
-            count_of(query.get("replicas")),
-            listed(query.get("include")),
-            listed(query.get("exclude")),
-        )
+        count = count_of(query.get("replicas"))
+        include, exclude = listed(query.get("include")), listed(query.get("exclude"))
+        volumes = await self._calls(lambda store: store.choose(count, include, exclude))
         obj = object_name(prefix)
         base = f"http://{request.headers.get('Host', '127.0.0.1')}"
         if self._advertise is not None:
@@ -89,7 +96,7 @@ class BlobHandlers:
         message = "\n".join((obj, volume, expires)).encode()
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()
 
-    def _check_ticket(self, request: web.Request, obj: str) -> Volume:
+    async def _check_ticket(self, request: web.Request, obj: str) -> Volume:
         query = request.query
         volume, expires = query.get("volume", ""), query.get("expires", "")
         expected = self._signature(obj, volume, expires)
@@ -97,7 +104,7 @@ class BlobHandlers:
             raise Forbidden("Not a name this server gave out.", remedy="ask /ddfs/new_blob first")
         if int(expires) < time.time():
             raise Forbidden("The address has expired.", remedy="ask /ddfs/new_blob again")
-        return self._engine.volume(volume)
+        return await self._calls(lambda store: store.volume(volume))
 
     # -- receiving ----------------------------------------------------------------------------
 
@@ -106,7 +113,7 @@ class BlobHandlers:
         obj = path_below(request, "/ddfs/")
         if not is_object_name(obj):
             raise InvalidName("Invalid blob name", name=obj[:64])
-        volume = self._check_ticket(request, obj)
+        volume = await self._check_ticket(request, obj)
         with self._uploads.slot():
             url = await self._receive(request, volume, obj)
         body = to_client(json.dumps(url).encode(), host_of(request, self._advertise))
@@ -121,7 +128,8 @@ class BlobHandlers:
                 if held:
                     await run(receiver.take, held)
                 held = piece
-            return await run(receiver.finish, held)
+            size = len(held) if receiver.is_fresh else SMALL
+            return await self._calls(lambda _: receiver.finish(held), size=size)
         except BaseException:
             # Not in a thread: this may be a cancellation, which the next await would meet.
             receiver.abort()
@@ -134,11 +142,14 @@ class BlobHandlers:
         replica = own_blob("disco://localhost" + path_below(request, ""))
         if replica is None:
             raise BlobNotFound("Blob not found.")
-        volume, digest = await run(self._found, replica)
+        digest, data = await self._calls(lambda store: _found(store, replica))
         headers = {
             DIGEST_HEADER: digest.encode().decode().strip(),
             "Content-Type": "application/octet-stream",
         }
+        if data is not None and not _CONDITIONS & request.headers.keys():
+            return web.Response(body=data, headers=headers)
+        volume = await self._calls(lambda store: store.volume(replica.volume))
         path = volume.local_path(replica.object)
         if path is not None:
             # The kernel sends the file; its checksum is for the client to compare.
@@ -147,9 +158,12 @@ class BlobHandlers:
         with blob:
             return await _send(request, blob, digest, headers)
 
-    def _found(self, replica: ObjectUrl) -> tuple[Volume, Digest]:
-        volume = self._engine.volume(replica.volume)
-        return volume, volume.digest(replica.object)
+
+def _found(store: EmbeddedEngine, replica: ObjectUrl) -> tuple[Digest, bytes | None]:
+    """Return what is known of a blob, and its bytes, unchecked, where they are few."""
+    volume = store.volume(replica.volume)
+    digest = volume.digest(replica.object)
+    return digest, volume.read(replica.object) if digest.size < SMALL else None
 
 
 async def _send(
@@ -192,6 +206,11 @@ class _Receiver:
         self._object = obj
         self._checksum = Checksum()
         self._writer: BlobWriter | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has been written yet."""
+        return self._writer is None
 
     def take(self, piece: bytearray) -> BlobWriter:
         """Write one more piece."""

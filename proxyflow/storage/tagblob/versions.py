@@ -18,7 +18,7 @@ from .area import Area, present, reported
 from .errors import Unavailable
 from .names import hash_dir
 
-__all__ = ["Version", "Versions"]
+__all__ = ["LockHeld", "Version", "Versions"]
 
 #: Older versions beyond this many go as newer ones come, so that directories stay small.
 KEEP = 4
@@ -32,6 +32,10 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 
 
+class LockHeld(Exception):  # noqa: N818 - never leaves the package
+    """Somebody else is changing the object, and who asked does not want to wait."""
+
+
 class Version(NamedTuple):
     """One stored version; number 0 with no data stands for "never written"."""
 
@@ -41,6 +45,13 @@ class Version(NamedTuple):
 
 class Versions:
     """The versioned objects below one area.
+
+    Parameters
+    ----------
+    area
+        Where they are.
+    wait
+        Whether a change waits while somebody else makes one, or raises LockHeld.
 
     Examples
     --------
@@ -53,8 +64,9 @@ class Versions:
     Version(number=2, data=b'2')
     """
 
-    def __init__(self, area: Area) -> None:
+    def __init__(self, area: Area, *, wait: bool = True) -> None:
         self.area = area
+        self._wait = wait
 
     def load(self, directory: str) -> Version:
         """Return the highest version."""
@@ -80,10 +92,17 @@ class Versions:
         ------
         Unavailable
             Other writers were faster for a whole minute.
+        LockHeld
+            Another writer is at work, and nobody wants to wait.
         """
         deadline = time.monotonic() + _PATIENCE
         pause = _FIRST_PAUSE
-        with present(self.area.url, directory), self.area.lock(hash_dir(directory)):
+        with (
+            present(self.area.url, directory),
+            self.area.lock(hash_dir(directory), wait=self._wait) as is_held,
+        ):
+            if not is_held:
+                raise LockHeld
             loaded = time.monotonic()
             current = self.load(directory)
             while True:

@@ -145,6 +145,20 @@ class Volume:
         except FileNotFoundError as error:
             raise BlobNotFound("no such blob", store=self.area.url, name=obj) from error
 
+    def read(self, obj: str) -> bytes:
+        """Return the bytes of a blob as they are, for somebody who compares the checksum.
+
+        Raises
+        ------
+        BlobNotFound
+            No such blob here.
+        """
+        try:
+            with reported(self.area.url, obj):
+                return self.area.read(_blob_path(obj))
+        except FileNotFoundError as error:
+            raise BlobNotFound("no such blob", store=self.area.url, name=obj) from error
+
     def verify(self, obj: str) -> Digest:
         """Read a whole blob against its checksum, whatever its size.
 
