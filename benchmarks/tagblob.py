@@ -56,10 +56,13 @@ Action = Callable[[], Any]
 Row = dict[str, float]
 
 
-def compare(actions: Mapping[str, Action], repetitions: int) -> Row:
+def compare(
+    actions: Mapping[str, Action], repetitions: int, before_turn: Action = lambda: None
+) -> Row:
     """Return the median duration of each action in milliseconds; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(TURNS):
+        before_turn()
         for name, action in actions.items():
             action()
             for _ in range(max(1, repetitions // TURNS)):
@@ -87,15 +90,20 @@ def measure_blobs(stores: Mapping[str, DDFS], raw: RawClient) -> dict[str, Row]:
     for label, size in SIZES.items():
         data = os.urandom(size)
         tag = f"size:{size}"
+
+        def empty() -> None:
+            # Hundreds of urls in one tag are the subject of another row.
+            for ddfs in stores.values():
+                ddfs.put("pushed", [])
+
         pushes: dict[str, Action] = {
             name: lambda ddfs=ddfs, data=data: ddfs.push("pushed", [(data, "blob")])
             for name, ddfs in stores.items()
         }
         pushes |= {"raw": lambda data=data: raw.put(data), "raws": lambda data=data: raw.push(data)}
-        rows[f"push {label}"] = compare(pushes, repetitions(size))
+        rows[f"push {label}"] = compare(pushes, repetitions(size), empty)
         pulls: dict[str, Action] = {"raw": raw.get, "raws": raw.pull}
         for name, ddfs in stores.items():
-            ddfs.delete("pushed")
             ddfs.push(tag, [(data, "blob")])
             pulls[name] = lambda ddfs=ddfs, tag=tag: pull(ddfs, tag)
         rows[f"pull {label}"] = compare(pulls, repetitions(size))

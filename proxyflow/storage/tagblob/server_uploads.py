@@ -65,18 +65,18 @@ class Uploads:
         received = 0
         piece = bytearray()
         self._check(length or 0, most)
-        while True:
+        while not request.content.at_eof():
             data = await self._read(request)
             received += len(data)
             self._check(received, most)
-            if not data and length is not None and received != length:
-                raise TruncatedUpload(f"{received} bytes came instead of {length}.")
             piece += data
-            if len(piece) >= PIECE or (not data and piece):
+            if len(piece) >= PIECE:
                 yield piece
                 piece = bytearray()
-            if not data:
-                return
+        if length is not None and received != length:
+            raise TruncatedUpload(f"{received} bytes came instead of {length}.")
+        if piece:
+            yield piece
 
     async def whole(self, request: web.Request, most: int) -> bytearray:
         """Return the body of a request; see `pieces`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxyflow.storage.tagblob import DDFS
 from proxyflow.storage.tagblob.embedded import EmbeddedEngine
-from proxyflow.storage.tagblob.locks import file_lock
+from proxyflow.storage.tagblob.locks import FileLock
 from proxyflow.storage.tagblob.names import hash_dir
 from proxyflow.storage.tagblob.server_calls import SMALL, StoreCalls
 from tests.storage.tagblob.serving import run_server
@@ -46,7 +46,7 @@ def test_a_tag_that_another_process_holds_stops_nobody_else(tmp_path: Path) -> N
     """Its lock may be held by a process that is stopped: only this tag waits for it."""
     with run_server(f"file://{tmp_path}/s") as port, DDFS(f"disco://127.0.0.1:{port}") as ddfs:
         ddfs.tag("held", [])
-        with file_lock(f"{tmp_path}/s/lock/{hash_dir('tag/held')}"):
+        with FileLock(f"{tmp_path}/s/lock/{hash_dir('tag/held')}"):
             appending = threading.Thread(target=lambda: ddfs.push("held", [(b"x", "blob")]))
             appending.start()
             for number in range(20):
