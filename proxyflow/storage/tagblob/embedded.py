@@ -273,6 +273,21 @@ class EmbeddedEngine:
         self._catalogue.change(name, deleted)
         return DELETED
 
+    def discard_tag(self, name: str, token: str | None) -> None:
+        """Delete a tag without a tombstone, where locks allow it and no power cut is to be feared.
+
+        Elsewhere the tombstone stays until `gc`, as after `delete`.
+        """
+        if not isinstance(self._area, LocalArea) or self._area.durable:
+            self.delete(name, token)
+            return
+
+        def check(tag: TagObject | None) -> None:
+            if tag is not None:
+                tag.authorize("write", token, self.master)
+
+        self._catalogue.discard(name, check)
+
     def names(self, prefix: str = "") -> list[str]:
         """Return the file names directly in a directory."""
         return self._catalogue.names(prefix)

@@ -119,6 +119,32 @@ class Versions:
                 loaded = time.monotonic()
                 current = self.load(directory)
 
+    def discard(self, directory: str, check: Callable[[bytes | None], object]) -> None:
+        """Remove an object with all its versions, as if it had never been written.
+
+        Only where locks keep writers apart: the numbers become free again.
+
+        Parameters
+        ----------
+        check
+            Gets the current data, and raises to leave the object as it is.
+
+        Raises
+        ------
+        LockHeld
+            As for `change`.
+        """
+        with (
+            present(self.area.url, directory),
+            self.area.lock(hash_dir(directory), wait=self._wait) as is_held,
+        ):
+            if not is_held:
+                raise LockHeld
+            check(self.load(directory).data)
+            # Oldest first: a reader sees the newest until that goes too, and never an older one.
+            self.area.remove(_path(directory, number) for number in self.all(directory))
+            self.area.remove_directory(directory)
+
     def all(self, directory: str) -> list[int]:
         """Return the numbers of the versions still stored, oldest first."""
         with present(self.area.url):
