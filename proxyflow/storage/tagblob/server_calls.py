@@ -21,9 +21,9 @@ T = TypeVar("T")
 #: Bytes of a body or blob that cost no more than the request around it.
 SMALL = 64 * 2**10
 #: A call that takes longer than this, by a slow disk or a tag of many thousands of urls, has all
-#: calls go to threads for so many seconds. The loop stands still for 1% of the time at most.
+#: calls go to threads for so many times as long: the loop stands still for 5% of the time at most.
 _QUICK = 0.005
-_SLOW_FOR = 0.5
+_PAUSE = 20
 
 
 class StoreCalls:
@@ -57,7 +57,7 @@ class StoreCalls:
             finally:
                 ended = time.monotonic()
                 if ended - started > _QUICK:
-                    self._slow_until = ended + _SLOW_FOR
+                    self._slow_until = ended + _PAUSE * (ended - started)
         return await run(call, self._engine)
 
 
