@@ -252,7 +252,7 @@ class TagBlobConnector:
         keys = [self.new_key() for _ in objs]
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
-                list(pool.map(self.set, keys, objs))
+                list(pool.map(lambda key, obj: self._write(key, [obj], is_new=True), keys, objs))
         except BaseException:
             for key in keys:
                 self.evict(key)
@@ -262,7 +262,7 @@ class TagBlobConnector:
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
         key = self.new_key()
-        self.set_frames(key, frames)
+        self._write(key, frames, is_new=True)
         return key
 
     def set(self, key: SessionKey, obj: Buffer) -> None:
@@ -271,13 +271,16 @@ class TagBlobConnector:
 
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, without joining them."""
+        self._write(key, frames, is_new=False)
+
+    def _write(self, key: SessionKey, frames: Sequence[Buffer], *, is_new: bool) -> None:
         self._locate(key)
         pieces = flat(frames)
         tag = _object_tag(key)
         with translated(self._url, key):
             if not self._ddfs.exists(session_tag(key.session)):
                 raise _ended(key.session, self._url)
-            replaced = self._urls(tag)
+            replaced = [] if is_new else self._urls(tag)
             # Linked first: what a killed process leaves is then found with its session.
             self._lists_of(key.session).link(tag)
             blobs = self._store(key, list(cut(pieces, _BLOB)) or [[]])
