@@ -59,11 +59,19 @@ class LocalArea:
 
     def make_parents(self, path: str) -> None:
         """Create the directories above `path`, but never the root."""
-        done = self.root
-        for part in path.split("/")[:-1]:
-            done = f"{done}/{part}"
+        parent = os.path.dirname(path)
+        if not parent:
+            return
+        try:
+            os.mkdir(self._full(parent), 0o700)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            if "/" not in parent:
+                raise  # the root is missing
+            self.make_parents(parent)
             with contextlib.suppress(FileExistsError):
-                os.mkdir(done, 0o700)
+                os.mkdir(self._full(parent), 0o700)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file."""
