@@ -5,7 +5,8 @@ It speaks the HTTP interface of a Disco master and node at one port::
     python -m proxyflow.storage.tagblob.server --root file:///srv/ddfs --volumes 3
 
 It listens on the loopback interface unless told otherwise: tags are protected by their tokens,
-blobs by nothing but their names, as in Disco.
+blobs by nothing but their names, as in Disco. What it does beyond that protocol is in
+`proxyflow.storage.tagblob.extensions`.
 """
 
 from __future__ import annotations
@@ -147,7 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--advertise", help="host name in the URLs given out (default: as the client asked)")
     add("--max-blob", type=int, default=limits.blob, help="bytes (default: %(default)s)")
     add("--max-tag-body", type=int, default=limits.tag_body, help="bytes (default: %(default)s)")
-    add("--max-at-once", type=int, default=limits.at_once, help="bytes (default: %(default)s)")
+    add(
+        "--max-at-once",
+        type=int,
+        default=limits.at_once,
+        help="bytes of small blobs that come with their tag; 0 for Disco's protocol alone"
+        " (default: %(default)s)",
+    )
     add("--uploads", type=int, default=limits.uploads, help="at a time (default: %(default)s)")
     add("--gc-interval", type=float, default=6 * 3600, help="seconds; 0 for none")
     add("--gc-grace", type=float, default=24 * 3600, help="seconds (default: %(default)s)")

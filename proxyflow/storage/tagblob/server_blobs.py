@@ -30,6 +30,8 @@ __all__ = ["BlobHandlers"]
 _NEW = "/ddfs/new_blob/"
 #: How long the address to put a blob at is good for.
 _GOOD_FOR = 3600
+#: Blobs up to this size are read and sent as one answer: sending a file takes threads, and longer.
+_WHOLE = PIECE
 #: What a client may ask besides, and a file is sent for.
 _CONDITIONS = {
     "Range",
@@ -160,10 +162,10 @@ class BlobHandlers:
 
 
 def _found(store: EmbeddedEngine, replica: ObjectUrl) -> tuple[Digest, bytes | None]:
-    """Return what is known of a blob, and its bytes, unchecked, where they are few."""
+    """Return what is known of a blob, and its bytes where they are not too many."""
     volume = store.volume(replica.volume)
     digest = volume.digest(replica.object)
-    return digest, volume.read(replica.object) if digest.size < SMALL else None
+    return digest, volume.read(replica.object, digest) if digest.size <= _WHOLE else None
 
 
 async def _send(
