@@ -7,7 +7,9 @@ import threading
 import time
 from pathlib import Path
 
-from proxyflow.storage.tagblob import DDFS
+import pytest
+
+from proxyflow.storage.tagblob import DDFS, server_calls
 from proxyflow.storage.tagblob.embedded import EmbeddedEngine
 from proxyflow.storage.tagblob.locks import FileLock
 from proxyflow.storage.tagblob.names import hash_dir
@@ -29,12 +31,14 @@ def threads_of(engine: EmbeddedEngine, *sizes: int, pause: float = 0) -> list[bo
     return asyncio.run(call_all())
 
 
-def test_small_calls_are_made_by_the_loop(tmp_path: Path) -> None:
+def test_small_calls_are_made_by_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_calls, "_QUICK", 60)
     assert threads_of(EmbeddedEngine(str(tmp_path)), 0, SMALL - 1, SMALL) == [True, True, False]
 
 
-def test_slow_calls_go_to_threads(tmp_path: Path) -> None:
+def test_slow_calls_go_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow disk, or a tag of very many urls, stops the loop for one call and not for all."""
+    monkeypatch.setattr(server_calls, "_PAUSE", 1000)
     assert threads_of(EmbeddedEngine(str(tmp_path)), 0, 0, 0, pause=0.02) == [True, False, False]
 
 
