@@ -1,9 +1,16 @@
-"""How quick the tag/blob store is, beside a Disco master and a raw upload.
+"""How quick the tag/blob store is, beside a Disco master and beside raw uploads.
 
 Run with ``python -m benchmarks.tagblob``. Every figure is the median of its repetitions, in
-milliseconds. The reference is a Disco 0.5.4 master with one node over loopback on a small machine;
-"raw" uploads the same bytes with the same HTTP library to a server of the same library that writes
-them to a file, and downloads that file, without tags, names or checksums.
+milliseconds. The reference is a Disco 0.5.4 master with one node over loopback on a small machine.
+
+A raw upload is a PUT of the same bytes with the same HTTP library to a server of the same library
+that writes them to a file; see `benchmarks.tagblob_raw`. It is set beside a whole push or pull
+
+- through our server, to which a small push is one request and a pull two ("http"), and
+- in Disco's requests ("disco"): three for a push, two for a pull. The raw contestant there sends as
+  many, the others with nothing to move.
+
+The contestants of a row take turns, so what else the machine does slows all of them.
 """
 
 from __future__ import annotations
@@ -17,13 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.tagblob_raw import RawClient
 from proxyflow.storage.tagblob import DDFS
 
 KIB, MIB = 2**10, 2**20
 MANY = 64
+PARALLEL = 4
 MANY_ROW = f"push {MANY} x 1 MiB"
 SIZES = {"1 KiB": KIB, "1 MiB": MIB, "64 MiB": 64 * MIB}
 REFERENCE: dict[str, float | None] = {
@@ -40,49 +50,33 @@ REFERENCE: dict[str, float | None] = {
     "delete": 1.8,
     "append to 10,000 urls": 5.1,
 }
+TURNS = 5
+#: Blobs that a store gets before it is measured: until then each one makes new directories.
+BEFORE = 1000
 
-RAW_SERVER = """
-import asyncio, contextlib, os, sys
-from aiohttp import web
-
-async def put(request):
-    # A new file each time, in pieces that are worth a thread: as quick as it gets.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(sys.argv[1] + "/raw")
-    with open(sys.argv[1] + "/raw", "wb", buffering=0) as file:
-        piece = bytearray()
-        while data := await request.content.readany():
-            piece += data
-            if len(piece) >= 2**20:
-                await asyncio.to_thread(file.write, piece)
-                piece = bytearray()
-        file.write(piece)
-    return web.Response(status=201, text="ok")
-
-async def get(request):
-    return web.FileResponse(sys.argv[1] + "/raw", chunk_size=2**20)
-
-app = web.Application()
-app.router.add_put("/raw", put)
-app.router.add_get("/raw", get)
-web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None, access_log=None)
-"""
+Action = Callable[[], Any]
+Row = dict[str, float]
 
 
-def median_ms(action: Callable[[], Any], repetitions: int) -> float:
-    """Return the median duration of an action, after doing it once to warm up."""
-    action()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
+def compare(
+    actions: Mapping[str, Action], repetitions: int, before_turn: Action = lambda: None
+) -> Row:
+    """Return the median duration of each action in milliseconds; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(TURNS):
+        before_turn()
+        for name, action in actions.items():
+            action()
+            for _ in range(max(1, repetitions // TURNS)):
+                start = time.perf_counter()
+                action()
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
 
 
 def repetitions(size: int) -> int:
     """Return how often to repeat what moves that many bytes."""
-    return 200 if size < MIB else 50 if size < 64 * MIB else 7
+    return 400 if size < MIB else 100 if size < 64 * MIB else 10
 
 
 def pull(ddfs: DDFS, tag: str) -> None:
@@ -92,33 +86,70 @@ def pull(ddfs: DDFS, tag: str) -> None:
             blob.read()
 
 
-def measure(ddfs: DDFS) -> dict[str, float]:
-    """Return every row of the table for one store."""
-    rows: dict[str, float] = {}
+def measure_blobs(stores: Mapping[str, DDFS], raw: RawClient) -> dict[str, Row]:
+    """Return the rows that move bytes."""
+    for ddfs in stores.values():
+        for _ in range(BEFORE):
+            ddfs.store_blob("before", b"x")
+    rows: dict[str, Row] = {}
     for label, size in SIZES.items():
         data = os.urandom(size)
         tag = f"size:{size}"
 
-        def push(tag: str = tag, data: bytes = data) -> None:
-            ddfs.push(tag, [(data, "blob")])
+        def empty() -> None:
+            # Hundreds of urls in one tag are the subject of another row.
+            for ddfs in stores.values():
+                ddfs.put("pushed", [])
 
-        rows[f"push {label}"] = median_ms(push, repetitions(size))
-        ddfs.put(tag, ddfs.urls(tag)[:1])
-        rows[f"pull {label}"] = median_ms(lambda tag=tag: pull(ddfs, tag), repetitions(size))
-    many = [(os.urandom(MIB), f"blob-{number}") for number in range(MANY)]
-    rows[MANY_ROW] = median_ms(lambda: ddfs.push("many", many), 7)
-    ddfs.tag("small", [])
-    rows["append"] = median_ms(lambda: ddfs.tag("small", [["http://node/x"]]), 200)
-    ddfs.put("small", [["http://node/x"]])
-    rows["get"] = median_ms(lambda: ddfs.get("small"), 200)
-    rows["set attribute"] = median_ms(lambda: ddfs.setattr("small", "key", "value"), 200)
-    names = iter(range(10**6))
-    for number in range(101):
-        ddfs.tag(f"delete:{number}", [])
-    rows["delete"] = median_ms(lambda: ddfs.delete(f"delete:{next(names)}"), 100)
-    ddfs.put("large", [[f"disco://node/ddfs/vol0/blob/00/b-{n}$5dc-7b-2a"] for n in range(10_000)])
-    rows["append to 10,000 urls"] = median_ms(lambda: ddfs.tag("large", [["http://node/x"]]), 50)
+        pushes: dict[str, Action] = {
+            name: lambda ddfs=ddfs, data=data: ddfs.push("pushed", [(data, "blob")])
+            for name, ddfs in stores.items()
+        }
+        pushes |= {"raw": lambda data=data: raw.put(data), "raws": lambda data=data: raw.push(data)}
+        rows[f"push {label}"] = compare(pushes, repetitions(size), empty)
+        pulls: dict[str, Action] = {"raw": raw.get, "raws": raw.pull}
+        for name, ddfs in stores.items():
+            ddfs.push(tag, [(data, "blob")])
+            pulls[name] = lambda ddfs=ddfs, tag=tag: pull(ddfs, tag)
+        rows[f"pull {label}"] = compare(pulls, repetitions(size))
+    rows[MANY_ROW] = measure_many(stores, raw)
     return rows
+
+
+def measure_many(stores: Mapping[str, DDFS], raw: RawClient) -> Row:
+    """Return the row for many blobs at once, some at a time, which the raw contestant does too."""
+    many = [(os.urandom(MIB), f"blob-{number}") for number in range(MANY)]
+    actions: dict[str, Action] = {
+        name: lambda ddfs=ddfs: ddfs.push("many", many, parallel=PARALLEL)
+        for name, ddfs in stores.items()
+    }
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        bodies = [data for data, _ in many]
+        actions["raw"] = lambda: list(pool.map(raw.put, bodies))
+        actions["raws"] = lambda: list(pool.map(raw.push, bodies))
+        return compare(actions, 10)
+
+
+def measure_tags(stores: Mapping[str, DDFS]) -> dict[str, Row]:
+    """Return the rows that move next to nothing."""
+
+    def each(action: Callable[[DDFS], Any], count: int = 200) -> Row:
+        return compare({n: lambda d=d: action(d) for n, d in stores.items()}, count)
+
+    for ddfs in stores.values():
+        ddfs.put("small", [["http://node/x"]])
+        urls = [[f"disco://node/ddfs/vol0/blob/00/b-{n}$5dc-7b-2a"] for n in range(10_000)]
+        ddfs.put("large", urls)
+        for number in range(100 + TURNS):
+            ddfs.tag(f"delete:{number}", [])
+    names = {id(ddfs): iter(range(100 + TURNS)) for ddfs in stores.values()}
+    return {
+        "get": each(lambda ddfs: ddfs.get("small")),
+        "append": each(lambda ddfs: ddfs.tag("small", [["http://node/x"]])),
+        "set attribute": each(lambda ddfs: ddfs.setattr("attributes", "key", "value")),
+        "delete": each(lambda ddfs: ddfs.delete(f"delete:{next(names[id(ddfs)])}"), 100),
+        "append to 10,000 urls": each(lambda ddfs: ddfs.tag("large", [["http://node/x"]]), 50),
+    }
 
 
 def free_port() -> int:
@@ -132,7 +163,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def served(*command: str, port: int) -> Iterator[None]:
     """Run a server as a process until the block ends."""
-    process = subprocess.Popen([sys.executable, *command])
+    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -144,51 +175,50 @@ def served(*command: str, port: int) -> Iterator[None]:
         process.wait()
 
 
-def measure_raw(root: str) -> dict[str, float]:
-    """Return what the same libraries take to move the same bytes and nothing else."""
-    import urllib3
+@contextlib.contextmanager
+def contestants(root: str) -> Iterator[tuple[dict[str, DDFS], RawClient]]:
+    """Yield the stores by name, and the raw client."""
+    with contextlib.ExitStack() as stack:
+        stores = {"embedded": DDFS(f"file://{root}/embedded", durable=False)}
+        for name, options in (("http", []), ("disco", ["--max-at-once", "0"])):
+            port = free_port()
+            where = ["--root", f"file://{root}/{name}", "--port", str(port)]
+            module = "proxyflow.storage.tagblob.server"
+            stack.enter_context(served(module, *where, *options, port=port))
+            stores[name] = stack.enter_context(DDFS(f"disco://127.0.0.1:{port}"))
+        port = free_port()
+        os.mkdir(f"{root}/raw")
+        stack.enter_context(served("benchmarks.tagblob_raw", f"{root}/raw", str(port), port=port))
+        raw = stack.enter_context(contextlib.closing(RawClient(port)))
+        yield stores, raw
 
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/raw"
-    pool = urllib3.PoolManager(retries=False)
-    rows = {}
-    with served("-c", RAW_SERVER, root, str(port), port=port):
-        for label, size in SIZES.items():
-            data = os.urandom(size)
-            count = repetitions(size)
-            rows[f"push {label}"] = median_ms(
-                lambda d=data: pool.request("PUT", url, body=d), count
-            )
-            rows[f"pull {label}"] = median_ms(lambda: pool.request("GET", url).data, count)
-        data = os.urandom(MIB)
-        rows[MANY_ROW] = median_ms(
-            lambda: [pool.request("PUT", url, body=data) for _ in range(MANY)], 7
-        )
-    pool.clear()
-    return rows
+
+def show(rows: Mapping[str, Row]) -> None:
+    """Print both tables."""
+    print(f"{'median ms':24}{'embedded':>10}{'reference':>11}{'ahead':>8}{'http':>9}")
+    for label, reference in REFERENCE.items():
+        row = rows[label]
+        shown = f"{reference:11.2f}" if reference else f"{'':11}"
+        ahead = f"{reference / row['embedded']:.1f}x" if reference else ""
+        print(f"{label:24}{row['embedded']:10.3f}{shown}{ahead:>8}{row['http']:9.3f}")
+    print(f"\n{'median ms':24}{'http':>9}{'raw':>9}{'ratio':>8}{'disco':>9}{'raw':>9}{'ratio':>8}")
+    for label, row in rows.items():
+        if "raw" in row:
+            line = f"{label:24}"
+            for ours, theirs in (("http", "raw"), ("disco", "raws")):
+                line += f"{row[ours]:9.3f}{row[theirs]:9.3f}{row[ours] / row[theirs]:7.2f}x"
+            print(line)
 
 
 def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dir", default=None, help="where the stores lie (default: TMPDIR)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        embedded = measure(DDFS(f"file://{root}/embedded", durable=False))
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        raw = measure_raw(root)
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        port = free_port()
-        module = "proxyflow.storage.tagblob.server"
-        command = ["-m", module, "--root", f"file://{root}/served", "--port", str(port)]
-        with served(*command, port=port), DDFS(f"disco://127.0.0.1:{port}") as ddfs:
-            wire = measure(ddfs)
-    print(f"{'median ms':24}{'embedded':>10}{'reference':>11}{'ahead':>8}{'http':>9}{'raw':>9}")
-    for row, reference in REFERENCE.items():
-        shown = f"{reference:11.2f}" if reference else f"{'':11}"
-        ahead = f"{reference / embedded[row]:.1f}x" if reference else ""
-        beside = f"{raw[row]:9.2f}" if row in raw else ""
-        print(f"{row:24}{embedded[row]:10.2f}{shown}{ahead:>8}{wire[row]:9.2f}{beside}")
+    with tempfile.TemporaryDirectory(dir=args.dir) as root, contestants(root) as (stores, raw):
+        show(measure_blobs(stores, raw) | measure_tags(stores))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from proxyflow.connectors.sessionkey import (
     check_key,
 )
 from proxyflow.connectors.tagbloberrors import translated
+from proxyflow.connectors.tagbloblists import SessionLists
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
@@ -40,7 +41,6 @@ SESSION_TAG = re.compile(rf"{PREFIX}({SESSION_NAME.pattern})")
 # As in the format of the storage system: blobs of tens of megabytes.
 _BLOB = 64 << 20
 _PARALLEL = 4
-_LIST = 500
 _TYPE = "application/x-proxyflow"
 
 
@@ -105,9 +105,8 @@ class TagBlobConnector:
         renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """Begin lists of its own: a child that went on with its parent's would make it long."""
-        self._list = ""
-        self._linked = itertools.count()
+        """Begin lists of its own: each is written by one process."""
+        self._lists = SessionLists(self._ddfs, session_tag(self._name))
 
     @classmethod
     def from_url(cls, url: StoreURL) -> Any:
@@ -172,8 +171,8 @@ class TagBlobConnector:
             self._remove(key)
         tag = session_tag(session)
         for replicas in self._urls(tag):
-            self._ddfs.delete(replicas[0])
-        self._ddfs.delete(tag)
+            self._ddfs.discard_tag(replicas[0])
+        self._ddfs.discard_tag(tag)
 
     def _sweep(self) -> list[str]:
         found = [SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(PREFIX)]
@@ -259,7 +258,7 @@ class TagBlobConnector:
         keys = [self.new_key() for _ in objs]
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
-                list(pool.map(self.set_frames, keys, objs))
+                list(pool.map(lambda key, obj: self._write(key, obj, is_new=True), keys, objs))
         except BaseException:
             for key in keys:
                 self.evict(key)
@@ -269,7 +268,7 @@ class TagBlobConnector:
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
         key = self.new_key()
-        self.set_frames(key, frames)
+        self._write(key, frames, is_new=True)
         return key
 
     def set(self, key: SessionKey, obj: Buffer) -> None:
@@ -278,19 +277,27 @@ class TagBlobConnector:
 
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, without joining them."""
+        self._write(key, frames, is_new=False)
+
+    def _write(self, key: SessionKey, frames: Sequence[Buffer], *, is_new: bool) -> None:
         self._locate(key)
         pieces = flat(frames)
         tag = _object_tag(key)
         with translated(self._url, key):
             if not self._ddfs.exists(session_tag(key.session)):
                 raise _ended(key.session, self._url)
-            replaced = self._urls(tag)
+            replaced = [] if is_new else self._urls(tag)
             # Linked first: what a killed process leaves is then found with its session.
-            self._link(key.session, tag)
+            self._lists_of(key.session).link(tag)
             blobs = self._store(key, list(cut(pieces, _BLOB)) or [[]])
             self._ddfs.put(tag, blobs, attributes=_attributes(pieces))
             for replicas in replaced:
                 self._ddfs.discard_blob(replicas)
+
+    def _lists_of(self, session: str) -> SessionLists:
+        if session == self._name:
+            return self._lists
+        return SessionLists(self._ddfs, session_tag(session))
 
     def _store(self, key: SessionKey, parts: list[list[memoryview]]) -> list[list[str]]:
         def store(part: list[memoryview]) -> list[str]:
@@ -308,12 +315,6 @@ class TagBlobConnector:
                 self._ddfs.discard_blob(replicas)
             raise
         return stored
-
-    def _link(self, session: str, tag: str) -> None:
-        if session != self._name or next(self._linked) % _LIST == 0 or not self._list:
-            self._list = f"{session_tag(session)}-{new_name(10)}"
-            self._ddfs.tag(session_tag(session), [[f"tag://{self._list}"]])
-        self._ddfs.tag(self._list, [[f"tag://{tag}"]])
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -375,11 +376,12 @@ class TagBlobConnector:
         self._locate(key)
         with translated(self._url, key):
             self._remove(key)
+        self._lists.unlink(_object_tag(key))
 
     def _remove(self, key: SessionKey) -> None:
         tag = _object_tag(key)
         blobs = self._urls(tag)
-        self._ddfs.delete(tag)
+        self._ddfs.discard_tag(tag)
         for replicas in blobs:
             self._ddfs.discard_blob(replicas)
 
@@ -397,13 +399,9 @@ class TagBlobConnector:
                     yield StoredObject(key, int(attributes["size"]), float(attributes["stored"]))
 
     def _keys(self, session: str) -> Iterator[SessionKey]:
-        # The links of what has been evicted stay in their lists, so what there is is asked first.
-        there = set(self._ddfs.list(f"{session_tag(session)}:"))
-        for replicas in self._urls(session_tag(session)):
-            for link in self._urls(replicas[0]):
-                tag = link[0].removeprefix("tag://")
-                if tag in there:
-                    yield SessionKey(session, tag.rpartition(":")[2])
+        # By their names: lists may hold links of what has been evicted.
+        for tag in self._ddfs.list(f"{session_tag(session)}:"):
+            yield SessionKey(session, tag.rpartition(":")[2])
 
     def _locate(self, key: SessionKey) -> None:
         self._check_open()

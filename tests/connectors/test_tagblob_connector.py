@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import proxyflow
 from proxyflow import Store
-from proxyflow.connectors import open_url, tagblob
+from proxyflow.connectors import open_url, tagblob, tagbloblists
 from proxyflow.connectors.tagbloblocal import LocalTagBlobConnector
 from proxyflow.errors import (
     ConfigError,
@@ -138,12 +139,60 @@ def test_an_owner_without_locks_is_dead_when_its_lease_is_over(
 
 def test_lists_stay_short(connector: LocalTagBlobConnector, monkeypatch: Any) -> None:
     """A tag of ten thousand links would be written anew with each object."""
-    monkeypatch.setattr(tagblob, "_LIST", 10)
+    monkeypatch.setattr(tagbloblists, "LENGTH", 10)
     keys = connector.put_batch([b"x"] * 35)
     lists = connector._urls(f"proxyflow:{connector.session}")
     assert len(lists) >= 3
     assert all(len(connector._urls(each[0])) <= 12 for each in lists)
     assert {each.key for each in connector.scan()} == set(keys)
+
+
+def linked(connector: LocalTagBlobConnector) -> list[str]:
+    """Return the names of the objects that a walk from the session's tag comes to."""
+    walked = connector._ddfs.walk(f"proxyflow:{connector.session}")
+    return [path[-1].rpartition(":")[2] for path, _, blobs in walked if len(path) == 3 and blobs]
+
+
+def test_what_is_evicted_leaves_nothing(
+    connector: LocalTagBlobConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long run that puts and evicts stays as small as what it has at a time."""
+    monkeypatch.setattr(tagbloblists, "LENGTH", 10)
+    kept = [connector.put(b"kept") for _ in range(3)]
+    for _ in range(50):
+        connector.evict(connector.put(b"x"))
+    (only,) = connector._urls(f"proxyflow:{connector.session}")
+    assert len(connector._urls(only[0])) <= 10
+    assert sorted(linked(connector)) == sorted(key.name for key in kept)
+    tags = list(tmp_path.glob("store/tag/*"))
+    assert len(tags) == 2 + len(kept)
+    assert len(blobs(tmp_path)) == 2 * len(kept)
+
+
+def test_threads_that_put_and_evict_lose_no_link(
+    connector: LocalTagBlobConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a list that is rewritten lose what another thread appends at that moment."""
+    monkeypatch.setattr(tagbloblists, "LENGTH", 8)
+
+    def put_and_evict(worker: int) -> list[Any]:
+        keys = [connector.put(b"x") for _ in range(6)]
+        for _ in range(40):
+            connector.evict(connector.put(b"x"))
+        return keys
+
+    with ThreadPoolExecutor(4) as pool:
+        kept = [key for keys in pool.map(put_and_evict, range(4)) for key in keys]
+    assert set(linked(connector)) == {key.name for key in kept}
+    assert {each.key for each in connector.scan()} == set(kept)
+
+
+def test_an_object_may_come_back_under_its_key(connector: LocalTagBlobConnector) -> None:
+    key = connector.put(b"old")
+    connector.evict(key)
+    connector.set(key, b"new")
+    assert connector.get(key) == b"new"
+    assert set(linked(connector)) == {key.name}
 
 
 def test_urls(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import IO, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -171,36 +172,66 @@ def open_area(
     return FsspecArea(url, storage_options)
 
 
-@contextmanager
-def reported(store: str, name: str | None = None) -> Iterator[None]:
+class reported:  # noqa: N801 - used like a function; a class costs a third of a generator
     """Turn a file system's failure into an error of ours that names the store.
 
     Missing and taken paths pass: they mean something to the caller.
+
+    Parameters
+    ----------
+    store, name
+        What the error names.
     """
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError, DDFSError):
-        raise  # some of ours are OSErrors too, and say more
-    except OSError as error:
+
+    __slots__ = ("_name", "_store")
+
+    def __init__(self, store: str, name: str | None = None) -> None:
+        self._store = store
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
+        if isinstance(error, (FileNotFoundError, FileExistsError, DDFSError)):
+            return  # some of ours are OSErrors too, and say more
         if error.errno in _FULL:
             raise StoreFull(
-                "no room left", store=store, name=name, remedy="free space or add a volume"
+                "no room left",
+                store=self._store,
+                name=self._name,
+                remedy="free space or add a volume",
             ) from error
         raise Unavailable(
             f"the volume does not answer: {error.strerror or error}",
-            store=store,
-            name=name,
+            store=self._store,
+            name=self._name,
             remedy="check that it is mounted, reachable and writable",
         ) from error
 
 
-@contextmanager
-def present(store: str, name: str | None = None) -> Iterator[None]:
+class present(reported):  # noqa: N801 - as above
     """Report what is missing as a dead volume, where nothing but its root can be missing."""
-    try:
-        with reported(store, name):
-            yield
-    except FileNotFoundError as error:
-        raise Unavailable(
-            "the volume is gone", store=store, remedy="mount it again, or let gc restore replicas"
-        ) from error
+
+    __slots__ = ()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise Unavailable(
+                "the volume is gone",
+                store=self._store,
+                remedy="mount it again, or let gc restore replicas",
+            ) from error
+        super().__exit__(kind, error, traceback)

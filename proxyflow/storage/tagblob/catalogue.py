@@ -12,7 +12,7 @@ from .area import Area, Entry, present, reported
 from .errors import TagDamaged
 from .names import hash_dir
 from .tagobject import TOMBSTONE, DamagedTag, TagObject
-from .versions import Version, Versions
+from .versions import Versions
 
 __all__ = ["Catalogue", "History"]
 
@@ -48,6 +48,13 @@ class History(NamedTuple):
 class Catalogue:
     """The tags of a store, each changed atomically by any number of processes.
 
+    Parameters
+    ----------
+    area
+        The root of the store.
+    wait
+        See `Versions`.
+
     Examples
     --------
     >>> import tempfile
@@ -59,8 +66,8 @@ class Catalogue:
     ['data']
     """
 
-    def __init__(self, area: Area) -> None:
-        self._versions = Versions(area)
+    def __init__(self, area: Area, *, wait: bool = True) -> None:
+        self._versions = Versions(area, wait=wait)
         self._area = area
 
     def load(self, name: str) -> TagObject | None:
@@ -80,16 +87,25 @@ class Catalogue:
 
         Returning the object it got changes nothing. `change` may run several times.
         """
+        after: TagObject | None = None
 
         def encoded(data: bytes | None) -> bytes | None:
+            nonlocal after
             before = self._decode(name, data)
             after = change(before)
             if after is before:
                 return None
             return TOMBSTONE if after is None else after.encode()
 
-        version: Version = self._versions.change(_directory(name), encoded)
-        return self._decode(name, version.data)
+        self._versions.change(_directory(name), encoded)
+        return after
+
+    def discard(self, name: str, check: Callable[[TagObject | None], object]) -> None:
+        """Remove a tag without leaving a tombstone; see `Versions.discard`.
+
+        What it named is unreachable at once, and not only after a grace period.
+        """
+        self._versions.discard(_directory(name), lambda data: check(self._decode(name, data)))
 
     def find_version(self, name: str, id: str) -> TagObject | None:
         """Return the stored version of a tag with that id; the current one is looked at first."""
@@ -167,13 +183,16 @@ class Catalogue:
         """Remove the versions replaced before that moment and a tombstone as old; count them."""
         old = history.replaced_until(before)
         gone = [entry for entry in old if self._versions.is_settled(entry.modified)]
+        if not gone:
+            return 0
         directory = f"{_ROOT}/{history.key}"
-        with present(self._area.url):
+        with present(self._area.url), self._area.lock(hash_dir(directory)):
+            # A tag discarded and made anew meanwhile has the same numbers for other versions.
+            there = set(self._area.scan(directory))
             # Oldest first, so that what is left is a sane history at any moment.
-            self._area.remove(entry.path for entry in gone)
-            if len(gone) == len(history.entries):
-                with self._area.lock(hash_dir(directory)):
-                    self._area.remove_directory(directory)
+            self._area.remove(entry.path for entry in gone if entry in there)
+            if there <= set(gone):
+                self._area.remove_directory(directory)
         return len(gone)
 
     def _decode(self, name: str, data: bytes | None) -> TagObject | None:

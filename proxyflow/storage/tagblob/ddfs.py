@@ -209,8 +209,7 @@ class DDFS(TagClient):
         token = self._token(token, write=True)
         if update:
             return uploader.push_missing(name, sources, token, delayed)
-        blobs = uploader.store_all(sources, f"push {name}")
-        return self.engine.append(name, blobs, token, delayed=delayed), blobs
+        return uploader.push(name, sources, token, delayed)
 
     def pull(
         self,
@@ -333,6 +332,18 @@ class DDFS(TagClient):
 
         if isinstance(self.engine, EmbeddedEngine):
             self.engine.discard([*replicas])
+
+    def discard_tag(self, tag: Any, token: str | None = None) -> None:
+        """Delete a tag whose name nobody uses again, and what only it reached is garbage at once.
+
+        A local embedded store forgets that there was such a tag; elsewhere this is `delete`.
+        """
+        from .embedded import EmbeddedEngine
+
+        if isinstance(self.engine, EmbeddedEngine):
+            self.engine.discard_tag(tag_name(tag), self._token(token, write=True))
+        else:
+            self.delete(tag, token)
 
     def gc(self, grace: float = 24 * 3600, *, verify: bool = False) -> GCReport:
         """Remove unreachable blobs, old tag versions and partial writes; restore replicas.

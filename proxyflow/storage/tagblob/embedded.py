@@ -6,7 +6,8 @@ The root holds the catalogue of tags and the list of volumes; the volumes hold t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .area import local_root, open_area, reported
@@ -97,6 +98,18 @@ class EmbeddedEngine:
     def volumes(self) -> dict[str, Volume]:
         """The volumes by name."""
         return dict(self._layout.volumes)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether nothing is further away than a directory, and nothing waits for a disk."""
+        areas = [self._area, *(volume.area for volume in self._layout.volumes.values())]
+        return all(isinstance(area, LocalArea) and not area.durable for area in areas)
+
+    def impatient(self) -> EmbeddedEngine:
+        """Return the same store, where changing a tag raises LockHeld rather than wait."""
+        engine = copy.copy(self)
+        engine._catalogue = Catalogue(self._area, wait=False)
+        return engine
 
     def close(self) -> None:
         """Do nothing: the engine keeps neither files nor connections open."""
@@ -260,6 +273,21 @@ class EmbeddedEngine:
         self._catalogue.change(name, deleted)
         return DELETED
 
+    def discard_tag(self, name: str, token: str | None) -> None:
+        """Delete a tag without a tombstone, where locks allow it and no power cut is to be feared.
+
+        Elsewhere the tombstone stays until `gc`, as after `delete`.
+        """
+        if not isinstance(self._area, LocalArea) or self._area.durable:
+            self.delete(name, token)
+            return
+
+        def check(tag: TagObject | None) -> None:
+            if tag is not None:
+                tag.authorize("write", token, self.master)
+
+        self._catalogue.discard(name, check)
+
     def names(self, prefix: str = "") -> list[str]:
         """Return the file names directly in a directory."""
         return self._catalogue.names(prefix)
@@ -277,6 +305,19 @@ class EmbeddedEngine:
         """Write a blob to `replicas` volumes and return their URLs."""
         count = self._default_replicas if replicas is None else replicas
         return self._replicas.store(source, count, include=include, retries=retries)
+
+    def push(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        replicas: int | None,
+        token: str | None,
+        *,
+        include: Collection[str] = (),
+        retries: int = 10,
+        update: bool = False,
+    ) -> None:
+        """Do nothing: where nothing is exchanged, `store` and `append` are as quick."""
 
     def choose(
         self, replicas: int | None, include: Collection[str], exclude: Collection[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from .blobs import Blob
@@ -77,6 +77,24 @@ class Engine(Protocol):
         self, source: Source, replicas: int | None, *, include: Collection[str], retries: int
     ) -> list[str]:
         """Store a blob and return the URLs of its replicas."""
+        ...
+
+    def push(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        replicas: int | None,
+        token: str | None,
+        *,
+        include: Collection[str],
+        retries: int,
+        update: bool = False,
+    ) -> tuple[list[str], list[list[str]]] | None:
+        """Store blobs and append them to a tag in one exchange, which is worth it for small ones.
+
+        Returns the tag object's URLs and the replica sets; ``None``, and nothing done, where there
+        is no such exchange.
+        """
         ...
 
     def open(self, urls: list[str]) -> Blob:

@@ -24,13 +24,14 @@ from .errors import (
     Unavailable,
     error_for_status,
 )
+from .extensions import EXTENSIONS_HEADER, Extensions
 from .tokens import check_token
 from .volume import CHECK_FIRST
 
 if TYPE_CHECKING:
     import urllib3
 
-__all__ = ["DIGEST_HEADER", "ERROR_HEADER", "HttpClient", "open_http"]
+__all__ = ["DIGEST_HEADER", "ERROR_HEADER", "Body", "HttpClient", "open_http"]
 
 #: The server of this package names the exact error and a blob's checksum; others do not.
 ERROR_HEADER = "X-DDFS-Error"
@@ -52,10 +53,19 @@ class HttpClient:
     retries
         How often a request is repeated that no server has begun to answer, or that one refused
         for being busy (503).
+    home
+        Address of the server whose extensions count.
+
+    Attributes
+    ----------
+    extensions : Extensions
+        What that server announced in its last answer.
     """
 
-    def __init__(self, retries: int = 6) -> None:
+    def __init__(self, retries: int = 6, home: str | None = None) -> None:
         self._retries = retries
+        self._home = home
+        self.extensions = Extensions()
         self._pool: urllib3.PoolManager | None = None
         self._pid = -1
 
@@ -152,6 +162,7 @@ class HttpClient:
                 # The server may have done what it was asked, so it is not asked again.
                 raise _unreachable(url, failure) from failure
             else:
+                self._note_extensions(response, url)
                 if response.status < 300:
                     return response
                 error = _answered(response, url)
@@ -162,6 +173,10 @@ class HttpClient:
             left -= 1
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _note_extensions(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
+        if self._home is not None and url.startswith(self._home):
+            self.extensions = Extensions.parse(response.headers.get(EXTENSIONS_HEADER))
 
     # -- blobs --------------------------------------------------------------------------------
 

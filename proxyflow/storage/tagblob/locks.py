@@ -9,10 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-__all__ = ["file_lock"]
+__all__ = ["FileLock"]
 
 # A child forked while another thread holds a lock inherits its descriptor, and with it would keep
 # the lock alive should the parent be killed. So the child closes what it inherited.
@@ -34,33 +33,66 @@ os.register_at_fork(
 )
 
 
-@contextmanager
-def file_lock(path: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the exclusive lock on `path`, which is created when missing.
+class FileLock:
+    """The exclusive lock on a file, which is created when missing; a context manager.
 
-    Yields
-    ------
-    bool
-        Whether the lock is held; always ``True`` with `wait`.
+    Entering tells whether the lock is held, which is always so with `wait`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wait
+        Whether to wait while somebody else holds it.
+    prepare
+        Makes the directory of the file if that is missing.
 
     Raises
     ------
     OSError
         The file cannot be opened, or its file system has no locks.
     """
-    with _held_guard:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        _held.add(fd)
-    try:
+
+    __slots__ = ("_fd", "_path", "_prepare", "_wait")
+
+    def __init__(
+        self, path: str, *, wait: bool = True, prepare: Callable[[], None] | None = None
+    ) -> None:
+        self._path = path
+        self._wait = wait
+        self._prepare = prepare
+        self._fd = -1
+
+    def __enter__(self) -> bool:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self._open()
+        except FileNotFoundError:
+            if self._prepare is None:
+                raise
+            self._prepare()
+            self._open()
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
+            return False
+        except BaseException:
+            self._close()
+            raise
+        return True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._close()
+
+    def _open(self) -> None:
         with _held_guard:
-            _held.discard(fd)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _held.add(self._fd)
+
+    def _close(self) -> None:
+        with _held_guard:
+            _held.discard(self._fd)
             # Unlocking by hand, as closing does not unlock while a forked child has the file open.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            finally:
+                os.close(self._fd)

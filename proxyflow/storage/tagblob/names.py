@@ -7,6 +7,7 @@ of the Disco documentation.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import time
@@ -180,6 +181,7 @@ def is_object_name(candidate: str) -> bool:
     return _OBJECT.fullmatch(candidate) is not None
 
 
+@functools.lru_cache(maxsize=1024)  # asked for several times for each file
 def hash_dir(obj: str) -> str:
     """Return the directory of a stored object: two hex digits, to keep directories small.
 

@@ -85,6 +85,11 @@ class Tracked:
         """Whether `chunks` may be called again."""
         return self._source.rewindable
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a chunk stays valid when the next one is asked for."""
+        return self._source.lasting
+
     def known_size(self) -> int | None:
         """Return the number of bytes if that costs nothing."""
         return self._source.known_size()

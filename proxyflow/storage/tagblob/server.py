@@ -5,7 +5,8 @@ It speaks the HTTP interface of a Disco master and node at one port::
     python -m proxyflow.storage.tagblob.server --root file:///srv/ddfs --volumes 3
 
 It listens on the loopback interface unless told otherwise: tags are protected by their tokens,
-blobs by nothing but their names, as in Disco.
+blobs by nothing but their names, as in Disco. What it does beyond that protocol is in
+`proxyflow.storage.tagblob.extensions`.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ class Limits:
         Blobs that are received at the same time; further ones are answered 503 and come again.
     idle : float
         Seconds an upload may stand still.
+    at_once : int
+        Bytes of small blobs that come in one request with their tag; 0 for none, which leaves
+        Disco's protocol alone.
     """
 
     tag_body: int = 64 * 2**20
     blob: int = 2**40
     uploads: int = 64
     idle: float = 60.0
+    at_once: int = 4 * 2**20
 
 
 def make_app(
@@ -90,14 +95,20 @@ def make_app(
         raise MissingDependencyError(
             "the server needs aiohttp", remedy="pip install aiohttp"
         ) from error
+    from .server_batches import BatchHandlers
     from .server_blobs import BlobHandlers
+    from .server_calls import StoreCalls
     from .server_http import error_middleware
     from .server_tags import TagHandlers
+    from .server_uploads import Uploads
 
     limits = limits or Limits()
     app = web.Application(client_max_size=limits.tag_body, middlewares=[error_middleware])
-    TagHandlers(engine, advertise).add_to(app)
-    BlobHandlers(engine, limits, advertise).add_to(app)
+    calls = StoreCalls(engine)
+    TagHandlers(calls, advertise).add_to(app)
+    uploads = Uploads(limits)
+    BatchHandlers(calls, limits, uploads, advertise).add_to(app)
+    BlobHandlers(calls, limits, uploads, advertise).add_to(app)
     if gc_interval > 0:
 
         async def collecting(_: web.Application) -> AsyncIterator[None]:
@@ -137,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--advertise", help="host name in the URLs given out (default: as the client asked)")
     add("--max-blob", type=int, default=limits.blob, help="bytes (default: %(default)s)")
     add("--max-tag-body", type=int, default=limits.tag_body, help="bytes (default: %(default)s)")
+    add(
+        "--max-at-once",
+        type=int,
+        default=limits.at_once,
+        help="bytes of small blobs that come with their tag; 0 for Disco's protocol alone"
+        " (default: %(default)s)",
+    )
     add("--uploads", type=int, default=limits.uploads, help="at a time (default: %(default)s)")
     add("--gc-interval", type=float, default=6 * 3600, help="seconds; 0 for none")
     add("--gc-grace", type=float, default=24 * 3600, help="seconds (default: %(default)s)")
@@ -156,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         app = make_app(
             engine,
-            limits=Limits(args.max_tag_body, args.max_blob, args.uploads),
+            limits=Limits(args.max_tag_body, args.max_blob, args.uploads, at_once=args.max_at_once),
             advertise=args.advertise,
             gc_interval=args.gc_interval,
             gc_grace=args.gc_grace,

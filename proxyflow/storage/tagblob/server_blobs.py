@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from aiohttp import web
-from aiohttp.client_exceptions import ClientPayloadError
 
 from .blobs import Blob, Checksum, Digest
 from .embedded import EmbeddedEngine
-from .errors import BlobNotFound, Forbidden, InvalidName, TooLarge, TruncatedUpload, Unavailable
+from .errors import BlobNotFound, Forbidden, InvalidName
 from .http_client import DIGEST_HEADER
 from .names import ObjectUrl, blob_object_prefix, is_object_name, object_name, own_blob
-from .server_http import host_of, json_answer, path_below, run, to_client
+from .server_calls import SMALL, StoreCalls, run
+from .server_http import count_of, host_of, json_answer, listed, path_below, to_client
+from .server_uploads import PIECE, Uploads
 from .volume import BlobWriter, Volume
 
 if TYPE_CHECKING:
@@ -31,8 +30,17 @@ __all__ = ["BlobHandlers"]
 _NEW = "/ddfs/new_blob/"
 #: How long the address to put a blob at is good for.
 _GOOD_FOR = 3600
-#: Bytes are written in pieces of about this size: a thread is asked for each.
-_PIECE = 2**20
+#: Blobs up to this size are read and sent as one answer: sending a file takes threads, and longer.
+_WHOLE = PIECE
+#: What a client may ask besides, and a file is sent for.
+_CONDITIONS = {
+    "Range",
+    "If-Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+}
 
 
 class BlobHandlers:
@@ -40,19 +48,23 @@ class BlobHandlers:
 
     Parameters
     ----------
-    engine
+    calls
         The store.
     limits
-        How large a blob may be and how many are received at a time.
+        How large a blob may be.
+    uploads
+        Those under way.
     advertise
         The host name in URLs; ``None`` for the one the client asked for.
     """
 
-    def __init__(self, engine: EmbeddedEngine, limits: Limits, advertise: str | None) -> None:
-        self._engine = engine
+    def __init__(
+        self, calls: StoreCalls, limits: Limits, uploads: Uploads, advertise: str | None
+    ) -> None:
+        self._calls = calls
         self._limits = limits
+        self._uploads = uploads
         self._advertise = advertise
-        self._uploading = 0
         # An upload is accepted for the names this very server gave out only.
         self._key = secrets.token_bytes(32)
 
@@ -68,12 +80,9 @@ class BlobHandlers:
         """GET ``/ddfs/new_blob/NAME?replicas&include&exclude``."""
         prefix = blob_object_prefix(path_below(request, _NEW))
         query = request.query
-        volumes = await run(
-            self._engine.choose,
-            _count(query.get("replicas")),
-            _listed(query.get("include")),
-            _listed(query.get("exclude")),
-        )
+        count = count_of(query.get("replicas"))
+        include, exclude = listed(query.get("include")), listed(query.get("exclude"))
+        volumes = await self._calls(lambda store: store.choose(count, include, exclude))
         obj = object_name(prefix)
         base = f"http://{request.headers.get('Host', '127.0.0.1')}"
         if self._advertise is not None:
@@ -89,7 +98,7 @@ class BlobHandlers:
         message = "\n".join((obj, volume, expires)).encode()
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()
 
-    def _check_ticket(self, request: web.Request, obj: str) -> Volume:
+    async def _check_ticket(self, request: web.Request, obj: str) -> Volume:
         query = request.query
         volume, expires = query.get("volume", ""), query.get("expires", "")
         expected = self._signature(obj, volume, expires)
@@ -97,7 +106,7 @@ class BlobHandlers:
             raise Forbidden("Not a name this server gave out.", remedy="ask /ddfs/new_blob first")
         if int(expires) < time.time():
             raise Forbidden("The address has expired.", remedy="ask /ddfs/new_blob again")
-        return self._engine.volume(volume)
+        return await self._calls(lambda store: store.volume(volume))
 
     # -- receiving ----------------------------------------------------------------------------
 
@@ -106,59 +115,27 @@ class BlobHandlers:
         obj = path_below(request, "/ddfs/")
         if not is_object_name(obj):
             raise InvalidName("Invalid blob name", name=obj[:64])
-        volume = self._check_ticket(request, obj)
-        length = request.content_length
-        if length is not None and length > self._limits.blob:
-            raise TooLarge(f"A blob has at most {self._limits.blob} bytes.")
-        if self._uploading >= self._limits.uploads:
-            raise Unavailable("Maximum number of uploads reached. Try again later.")
-        self._uploading += 1
-        try:
-            url = await self._receive(request, volume, obj, length)
-        finally:
-            self._uploading -= 1
+        volume = await self._check_ticket(request, obj)
+        with self._uploads.slot():
+            url = await self._receive(request, volume, obj)
         body = to_client(json.dumps(url).encode(), host_of(request, self._advertise))
         return web.Response(status=201, body=body, content_type="application/json")
 
-    async def _receive(
-        self, request: web.Request, volume: Volume, obj: str, length: int | None
-    ) -> str:
+    async def _receive(self, request: web.Request, volume: Volume, obj: str) -> str:
         receiver = _Receiver(volume, obj)
-        received = 0
         # One piece is held back, so that a small blob takes a single turn of a thread.
         held = bytearray()
         try:
-            async for piece in self._pieces(request):
-                received += len(piece)
-                if received > self._limits.blob:
-                    raise TooLarge(f"A blob has at most {self._limits.blob} bytes.")
+            async for piece in self._uploads.pieces(request, self._limits.blob):
                 if held:
                     await run(receiver.take, held)
                 held = piece
-            if length is not None and received != length:
-                raise TruncatedUpload(f"{received} bytes came instead of {length}.")
-            return await run(receiver.finish, held)
+            size = len(held) if receiver.is_fresh else SMALL
+            return await self._calls(lambda _: receiver.finish(held), size=size)
         except BaseException:
             # Not in a thread: this may be a cancellation, which the next await would meet.
             receiver.abort()
             raise
-
-    async def _pieces(self, request: web.Request) -> AsyncIterator[bytearray]:
-        piece = bytearray()
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.idle):
-                    data = await request.content.readany()
-            except TimeoutError as error:
-                raise TruncatedUpload("The upload stands still.") from error
-            except ClientPayloadError as error:
-                raise TruncatedUpload("The upload broke off.") from error
-            piece += data
-            if len(piece) >= _PIECE or (not data and piece):
-                yield piece
-                piece = bytearray()
-            if not data:
-                return
 
     # -- giving out ---------------------------------------------------------------------------
 
@@ -167,22 +144,28 @@ class BlobHandlers:
         replica = own_blob("disco://localhost" + path_below(request, ""))
         if replica is None:
             raise BlobNotFound("Blob not found.")
-        volume, digest = await run(self._found, replica)
+        digest, data = await self._calls(lambda store: _found(store, replica))
         headers = {
             DIGEST_HEADER: digest.encode().decode().strip(),
             "Content-Type": "application/octet-stream",
         }
+        if data is not None and not _CONDITIONS & request.headers.keys():
+            return web.Response(body=data, headers=headers)
+        volume = await self._calls(lambda store: store.volume(replica.volume))
         path = volume.local_path(replica.object)
         if path is not None:
             # The kernel sends the file; its checksum is for the client to compare.
-            return web.FileResponse(path, headers=headers, chunk_size=_PIECE)
+            return web.FileResponse(path, headers=headers, chunk_size=PIECE)
         blob = await run(volume.open, replica.object)
         with blob:
             return await _send(request, blob, digest, headers)
 
-    def _found(self, replica: ObjectUrl) -> tuple[Volume, Digest]:
-        volume = self._engine.volume(replica.volume)
-        return volume, volume.digest(replica.object)
+
+def _found(store: EmbeddedEngine, replica: ObjectUrl) -> tuple[Digest, bytes | None]:
+    """Return what is known of a blob, and its bytes where they are not too many."""
+    volume = store.volume(replica.volume)
+    digest = volume.digest(replica.object)
+    return digest, volume.read(replica.object, digest) if digest.size <= _WHOLE else None
 
 
 async def _send(
@@ -197,7 +180,7 @@ async def _send(
     await response.prepare(request)
     if request.method != "HEAD":
         await run(blob.seek, start)
-        while start < stop and (piece := await run(blob.read, min(_PIECE, stop - start))):
+        while start < stop and (piece := await run(blob.read, min(PIECE, stop - start))):
             await response.write(piece)
             start += len(piece)
     await response.write_eof()
@@ -226,6 +209,11 @@ class _Receiver:
         self._checksum = Checksum()
         self._writer: BlobWriter | None = None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has been written yet."""
+        return self._writer is None
+
     def take(self, piece: bytearray) -> BlobWriter:
         """Write one more piece."""
         if self._writer is None:
@@ -242,17 +230,6 @@ class _Receiver:
         """Leave nothing behind."""
         if self._writer is not None:
             self._writer.abort()
-
-
-def _count(text: str | None) -> int | None:
-    try:
-        return None if not text else int(text)
-    except ValueError as error:
-        raise Forbidden("Invalid number of replicas.") from error
-
-
-def _listed(text: str | None) -> list[str]:
-    return [part for part in (text or "").split(",") if part]
 
 
 def _port(request: web.Request) -> int:

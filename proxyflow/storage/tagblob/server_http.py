@@ -1,4 +1,4 @@
-"""What the server's handlers share: threads for the store, tokens, host names and errors."""
+"""What the server's handlers share: tokens, host names and errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -17,40 +17,26 @@ from aiohttp import web
 from .errors import DDFSError, Forbidden, InvalidUrls, TooLarge
 from .http_client import ERROR_HEADER
 from .names import LOCAL_HOST
+from .server_calls import SMALL, run
 
 __all__ = [
+    "count_of",
     "error_middleware",
     "from_client",
     "host_of",
     "json_answer",
     "json_body",
+    "listed",
     "path_below",
-    "run",
     "to_client",
     "token_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_SMALL = 64 * 2**10
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+")
-
-
-async def run(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call a function of the store, which may wait for a disk or a lock, in a thread.
-
-    A cancelled request waits for it to end: it uses files that the request would close, and the
-    next file opened would get their descriptors.
-    """
-    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **options))
-    try:
-        return await asyncio.shield(call)
-    except asyncio.CancelledError:
-        await asyncio.wait([call])
-        raise
 
 
 @web.middleware
@@ -95,6 +81,19 @@ def path_below(request: web.Request, prefix: str) -> str:
         raise Forbidden("the path is not UTF-8") from error
 
 
+def count_of(text: str | None) -> int | None:
+    """Return the number in a query, ``None`` where there is none."""
+    try:
+        return None if not text else int(text)
+    except ValueError as error:
+        raise Forbidden("Invalid number in the query.") from error
+
+
+def listed(text: str | None) -> list[str]:
+    """Return the names in a query, which commas divide."""
+    return [part for part in (text or "").split(",") if part]
+
+
 async def json_body(request: web.Request) -> Any:
     """Return the JSON a request carries.
 
@@ -106,7 +105,7 @@ async def json_body(request: web.Request) -> Any:
     body = await request.read()
     try:
         # A thread costs more than it saves for what is parsed at once.
-        return json.loads(body) if len(body) < _SMALL else await run(json.loads, body)
+        return json.loads(body) if len(body) < SMALL else await run(json.loads, body)
     except (ValueError, RecursionError) as error:
         raise InvalidUrls("Invalid request body.", remedy="send JSON") from error
 

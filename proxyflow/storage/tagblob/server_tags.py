@@ -7,17 +7,16 @@ from typing import Any
 
 from aiohttp import web
 
-from .embedded import EmbeddedEngine
 from .engine import ATTR_URLS
 from .errors import AttributeNotFound, InvalidAttribute, NotFound
 from .names import check_name, is_object_name, parse_object_url
+from .server_calls import SMALL, StoreCalls
 from .server_http import (
     from_client,
     host_of,
     json_answer,
     json_body,
     path_below,
-    run,
     to_client,
     token_of,
 )
@@ -34,14 +33,14 @@ class TagHandlers:
 
     Parameters
     ----------
-    engine
+    calls
         The store.
     advertise
         The host name in URLs; ``None`` for the one the client asked for.
     """
 
-    def __init__(self, engine: EmbeddedEngine, advertise: str | None) -> None:
-        self._engine = engine
+    def __init__(self, calls: StoreCalls, advertise: str | None) -> None:
+        self._calls = calls
         self._advertise = advertise
 
     def add_to(self, app: web.Application) -> None:
@@ -57,7 +56,7 @@ class TagHandlers:
     async def names(self, request: web.Request) -> web.Response:
         """GET ``/ddfs/tags[/PREFIX]``."""
         prefix = path_below(request, _TAGS).strip("/")
-        return json_answer(await run(self._engine.names, prefix))
+        return json_answer(await self._calls(lambda store: store.names(prefix), size=SMALL))
 
     async def get(self, request: web.Request) -> web.Response:
         """GET ``/ddfs/tag/TAG`` or ``/ddfs/tag/TAG/ATTR``."""
@@ -65,9 +64,10 @@ class TagHandlers:
         token = token_of(request)
         host = host_of(request, self._advertise)
         if attr is None or attr == ATTR_URLS:
-            tag = await run(self._engine.tag_object, name, token)
+            tag = await self._calls(lambda store: store.tag_object(name, token))
             return _urls_answer(tag, host) if attr else _tag_answer(tag, host)
-        return json_answer(await run(self._engine.get_attribute, name, attr, token))
+        value = await self._calls(lambda store: store.get_attribute(name, attr, token))
+        return json_answer(value)
 
     async def append(self, request: web.Request) -> web.Response:
         """POST ``/ddfs/tag/TAG?update=1&delayed=1``."""
@@ -79,7 +79,10 @@ class TagHandlers:
         # A flag that is there but empty is off.
         flags = {flag: bool(request.query.get(flag)) for flag in ("update", "delayed")}
         urls = await json_body(request)
-        changed = await run(lambda: self._engine.append(name, _checked(urls, host), token, **flags))
+        changed = await self._calls(
+            lambda store: store.append(name, _checked(urls, host), token, **flags),
+            size=request.content_length or SMALL,
+        )
         return _changed_answer(changed, host)
 
     async def put(self, request: web.Request) -> web.Response:
@@ -88,13 +91,16 @@ class TagHandlers:
         token = token_of(request)
         host = host_of(request, self._advertise)
         if attr is None or attr == ATTR_URLS:
-            urls = await json_body(request)
-            changed = await run(lambda: self._engine.put(name, _checked(urls, host), token))
+            urls, attributes = _urls_and_attributes(await json_body(request))
+            changed = await self._calls(
+                lambda store: store.put(name, _checked(urls, host), token, attributes),
+                size=request.content_length or SMALL,
+            )
             return _changed_answer(changed, host)
         value = await json_body(request)
         if not isinstance(value, str):
             raise InvalidAttribute("Invalid attribute key or value", name=attr)
-        changed = await run(self._engine.set_attribute, name, attr, value, token)
+        changed = await self._calls(lambda store: store.set_attribute(name, attr, value, token))
         return _changed_answer(changed, host)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -102,8 +108,10 @@ class TagHandlers:
         name, attr = _split(request)
         token = token_of(request)
         if attr is None:
-            return json_answer(await run(self._engine.delete, name, token))
-        return json_answer(await run(self._engine.delete_attribute, name, attr, token))
+            return json_answer(await self._calls(lambda store: store.delete(name, token)))
+        return json_answer(
+            await self._calls(lambda store: store.delete_attribute(name, attr, token))
+        )
 
     async def stored(self, request: web.Request) -> web.Response:
         """GET ``/ddfs/VOLUME/tag/HH/OBJECT``: a tag object by its path, tokens left out."""
@@ -111,8 +119,23 @@ class TagHandlers:
         parts = parse_object_url(path)
         if parts is None or not is_object_name(parts.object):
             raise NotFound("Tag not found.")
-        tag = await run(self._engine.tag_version, parts.object, token_of(request))
+        token = token_of(request)
+        tag = await self._calls(lambda store: store.tag_version(parts.object, token), size=SMALL)
         return _tag_answer(tag, host_of(request, self._advertise))
+
+
+def _urls_and_attributes(body: Any) -> tuple[Any, dict[str, str]]:
+    """Return both parts of what is put into a tag: Disco's clients send the urls alone."""
+    if not isinstance(body, dict):
+        return body, {}
+    attributes = body.get("user-data")
+    if not isinstance(attributes, dict):
+        raise InvalidAttribute("Invalid attributes")
+    for attr, value in attributes.items():
+        check_attribute(attr, value)
+        if attr.startswith("ddfs:"):
+            raise AttributeNotFound("Tag attribute not found.", name=attr)
+    return body.get("urls"), attributes
 
 
 def _checked(body: Any, host: str) -> list[list[str]]:

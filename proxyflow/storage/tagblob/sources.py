@@ -13,7 +13,15 @@ from .area import Buffer
 from .errors import InvalidName
 from .names import safe_name
 
-__all__ = ["BufferSource", "FileSource", "PathSource", "Source", "make_source", "sized"]
+__all__ = [
+    "BufferSource",
+    "FileSource",
+    "PathSource",
+    "Source",
+    "held_chunks",
+    "make_source",
+    "sized",
+]
 
 PIECE = 2**20
 
@@ -22,7 +30,7 @@ class Source(Protocol):
     """The bytes of one blob to be.
 
     `chunks` may be called again when `rewindable`, which is how a failed upload is repeated. A
-    chunk is valid until the next one is asked for.
+    chunk is valid until the next one is asked for, or for good when `lasting`.
     """
 
     @property
@@ -33,6 +41,11 @@ class Source(Protocol):
     @property
     def rewindable(self) -> bool:
         """Whether `chunks` may be called again."""
+        ...
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a chunk stays valid when the next one is asked for."""
         ...
 
     def known_size(self) -> int | None:
@@ -60,6 +73,7 @@ class PathSource:
     """A file by its path."""
 
     rewindable = True
+    lasting = False
 
     def __init__(self, path: str, name: str) -> None:
         self.path = path
@@ -80,6 +94,7 @@ class BufferSource:
     """Buffers in memory, written one after the other without being joined."""
 
     rewindable = True
+    lasting = True
 
     def __init__(self, buffers: Sequence[Any], name: str) -> None:
         self._views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
@@ -98,6 +113,8 @@ class BufferSource:
 
 class FileSource:
     """An open binary file, from where it stands to its end."""
+
+    lasting = False
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
@@ -140,6 +157,13 @@ def sized(source: Source) -> Iterator[tuple[Source, int]]:
         size = file.seek(0, os.SEEK_CUR)
         file.seek(0)
         yield FileSource(file, source.name), size
+
+
+def held_chunks(source: Source) -> list[Buffer]:
+    """Return all chunks of a small source, copied where they would not last."""
+    if source.lasting:
+        return list(source.chunks())
+    return [bytes(chunk) for chunk in source.chunks()]
 
 
 def make_source(item: Any) -> Source:

@@ -41,6 +41,9 @@ TOMBSTONE = b"deleted\n"
 
 Access = Literal["read", "write"]
 
+# json.dumps with separators makes an encoder each time.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class DamagedTag(ServerError):  # noqa: N818 - as in errors.py
     """Bytes that are no tag object; the catalogue says which tag and where."""
@@ -111,7 +114,7 @@ def check_attribute(attr: object, value: object = "") -> tuple[str, str]:
 
 def encode_urls(urls: list[list[str]]) -> bytes:
     """Return the stored form of a list of replica sets."""
-    return json.dumps(urls, separators=(",", ":")).encode()
+    return _to_json(urls).encode()
 
 
 def _join(first: bytes, second: bytes) -> bytes:
@@ -259,7 +262,7 @@ class TagObject:
 
     def encode(self) -> bytes:
         """Return the stored form."""
-        header = json.dumps(
+        header = _to_json(
             {
                 "version": 1,
                 "id": self.id,
@@ -267,8 +270,7 @@ class TagObject:
                 "read-token": self.read_token,
                 "write-token": self.write_token,
                 "user-data": self.user_data,
-            },
-            separators=(",", ":"),
+            }
         ).encode()
         checksum = xxhash.xxh3_64(header)
         checksum.update(self.urls_json)
@@ -289,7 +291,7 @@ class TagObject:
         computed.update(urls_json)
         if computed.hexdigest().encode() != checksum:
             raise DamagedTag("the stored tag object fails its checksum")
-        fields = json.loads(header)
+        fields = json.loads(header.decode())
         return cls(
             name=fields["id"].split("$", 1)[0],
             id=fields["id"],

@@ -65,6 +65,29 @@ class Uploader:
         finally:
             progress.close()
 
+    def push(
+        self, name: str, sources: list[Source], token: str | None, delayed: bool
+    ) -> tuple[list[str], list[Replicas]]:
+        """Store every source, and tag them when all are stored."""
+        at_once = self._push_at_once(name, sources, token)
+        if at_once is not None:
+            return at_once
+        blobs = self.store_all(sources, f"push {name}")
+        return self._engine.append(name, blobs, token, delayed=delayed), blobs
+
+    def _push_at_once(
+        self, name: str, sources: list[Source], token: str | None, update: bool = False
+    ) -> tuple[list[str], list[Replicas]] | None:
+        return self._engine.push(
+            name,
+            sources,
+            self._replicas,
+            token,
+            include=self._forceon,
+            retries=self._retries,
+            update=update,
+        )
+
     def push_missing(
         self, name: str, sources: list[Source], token: str | None, delayed: bool
     ) -> tuple[list[str], list[Replicas]]:
@@ -79,8 +102,12 @@ class Uploader:
         progress = Progress(f"push {name}", _total(missing))
         try:
             for batch in reversed(list(_batches(missing))):
-                blobs = self._stored(batch, progress, {})
-                tags = self._engine.append(name, blobs, token, update=True, delayed=delayed)
+                at_once = self._push_at_once(name, batch, token, update=True)
+                if at_once is not None:
+                    tags, blobs = at_once
+                else:
+                    blobs = self._stored(batch, progress, {})
+                    tags = self._engine.append(name, blobs, token, update=True, delayed=delayed)
                 found.update(zip(map(_key, batch), blobs, strict=True))
         finally:
             progress.close()

@@ -18,7 +18,7 @@ from .area import Area, present, reported
 from .errors import Unavailable
 from .names import hash_dir
 
-__all__ = ["Version", "Versions"]
+__all__ = ["LockHeld", "Version", "Versions"]
 
 #: Older versions beyond this many go as newer ones come, so that directories stay small.
 KEEP = 4
@@ -32,6 +32,10 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 
 
+class LockHeld(Exception):  # noqa: N818 - never leaves the package
+    """Somebody else is changing the object, and who asked does not want to wait."""
+
+
 class Version(NamedTuple):
     """One stored version; number 0 with no data stands for "never written"."""
 
@@ -41,6 +45,13 @@ class Version(NamedTuple):
 
 class Versions:
     """The versioned objects below one area.
+
+    Parameters
+    ----------
+    area
+        Where they are.
+    wait
+        Whether a change waits while somebody else makes one, or raises LockHeld.
 
     Examples
     --------
@@ -53,8 +64,9 @@ class Versions:
     Version(number=2, data=b'2')
     """
 
-    def __init__(self, area: Area) -> None:
+    def __init__(self, area: Area, *, wait: bool = True) -> None:
         self.area = area
+        self._wait = wait
 
     def load(self, directory: str) -> Version:
         """Return the highest version."""
@@ -80,10 +92,17 @@ class Versions:
         ------
         Unavailable
             Other writers were faster for a whole minute.
+        LockHeld
+            Another writer is at work, and nobody wants to wait.
         """
         deadline = time.monotonic() + _PATIENCE
         pause = _FIRST_PAUSE
-        with present(self.area.url, directory), self.area.lock(hash_dir(directory)):
+        with (
+            present(self.area.url, directory),
+            self.area.lock(hash_dir(directory), wait=self._wait) as is_held,
+        ):
+            if not is_held:
+                raise LockHeld
             loaded = time.monotonic()
             current = self.load(directory)
             while True:
@@ -99,6 +118,32 @@ class Versions:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 loaded = time.monotonic()
                 current = self.load(directory)
+
+    def discard(self, directory: str, check: Callable[[bytes | None], object]) -> None:
+        """Remove an object with all its versions, as if it had never been written.
+
+        Only where locks keep writers apart: the numbers become free again.
+
+        Parameters
+        ----------
+        check
+            Gets the current data, and raises to leave the object as it is.
+
+        Raises
+        ------
+        LockHeld
+            As for `change`.
+        """
+        with (
+            present(self.area.url, directory),
+            self.area.lock(hash_dir(directory), wait=self._wait) as is_held,
+        ):
+            if not is_held:
+                raise LockHeld
+            check(self.load(directory).data)
+            # Oldest first: a reader sees the newest until that goes too, and never an older one.
+            self.area.remove(_path(directory, number) for number in self.all(directory))
+            self.area.remove_directory(directory)
 
     def all(self, directory: str) -> list[int]:
         """Return the numbers of the versions still stored, oldest first."""
@@ -125,6 +170,10 @@ class Versions:
 
     def _clear(self, directory: str, last: int) -> None:
         """Remove the versions up to `last` that no slow writer can still be about to succeed."""
+        if self.area.locks:
+            old = (name for name in self.area.names(directory) if int(name, 16) <= last)
+            self.area.remove(f"{directory}/{name}" for name in old)
+            return
         numbered = ((int(e.path.rsplit("/", 1)[1], 16), e) for e in self.area.scan(directory))
         self.area.remove(
             entry.path

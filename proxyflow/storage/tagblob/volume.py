@@ -145,6 +145,28 @@ class Volume:
         except FileNotFoundError as error:
             raise BlobNotFound("no such blob", store=self.area.url, name=obj) from error
 
+    def read(self, obj: str, digest: Digest) -> bytes:
+        """Return the bytes of a blob of that digest.
+
+        Raises
+        ------
+        BlobNotFound, BlobDamaged
+            As `open`.
+        """
+        try:
+            with reported(self.area.url, obj):
+                data = self.area.read(_blob_path(obj))
+        except FileNotFoundError as error:
+            raise BlobNotFound("no such blob", store=self.area.url, name=obj) from error
+        checksum = Checksum()
+        checksum.update(data)
+        if checksum.digest() != digest:
+            raise self._damaged(obj)
+        return data
+
+    def _damaged(self, obj: str) -> BlobDamaged:
+        return BlobDamaged("the blob fails its checksum", store=self.area.url, name=obj)
+
     def verify(self, obj: str) -> Digest:
         """Read a whole blob against its checksum, whatever its size.
 
@@ -165,7 +187,7 @@ class Volume:
             checksum.update(view)
         if checksum.digest() != blob.digest:
             blob.close()
-            raise BlobDamaged("the blob fails its checksum", store=self.area.url, name=obj)
+            raise self._damaged(obj)
         blob.seek(0)
         return blob
 

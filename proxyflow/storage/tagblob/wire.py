@@ -1,7 +1,8 @@
 """The wire engine: a client of a Disco master, or of the server of this package.
 
 URLs, headers and statuses are those of the DDFS HTTP interface. What only our own server adds, the
-exact error and a blob's checksum, is used where it comes and not needed.
+exact error, a blob's checksum and what it takes in one request (`Extensions`), is used where it
+comes and not needed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 import logging
 import random
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from .blobs import Blob
@@ -25,14 +26,17 @@ from .errors import (
     NotFound,
     TagNotFound,
 )
-from .http_client import HttpClient, http_url
+from .extensions import MAX_BLOBS, pack_blobs
+from .http_client import Body, HttpClient, http_url
 from .names import blob_object_prefix
-from .sources import Source, sized
+from .sources import Source, held_chunks, sized
 
 __all__ = ["WireEngine"]
 
 logger = logging.getLogger(__name__)
 
+#: Up to this size, joining the parts of a body costs less than sending them one by one.
+_SMALL = 64 * 2**10
 _MASTER = re.compile(
     r"(disco|http)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(:(?P<port>\d+))?/?"
 )
@@ -70,7 +74,7 @@ class WireEngine:
         self._proxy = None if proxy is None else (http_url(proxy, port) or proxy).rstrip("/")
         self._base = self._proxy or f"http://{match['host']}:{self._port}"
         self._replicas = replicas
-        self._http = HttpClient()
+        self._http = HttpClient(home=f"{self._base}/")
 
     def __repr__(self) -> str:
         return f"WireEngine({self.master!r})"
@@ -161,7 +165,19 @@ class WireEngine:
         token: str | None,
         attributes: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Replace the urls, after attributes were set, and return the tag object's URLs."""
+        """Replace the urls, set attributes, and return the tag object's URLs.
+
+        On a Disco master, the attributes are set before.
+        """
+        if attributes and self._http.extensions.attributes:
+            whole = {"urls": urls, "user-data": dict(attributes)}
+            try:
+                changed: list[str] = self._call("PUT", name, None, token, whole)
+            except DDFSError:
+                if self._http.extensions.attributes:
+                    raise
+            else:
+                return changed
         for attr, value in (attributes or {}).items():
             self.set_attribute(name, attr, value, token)
         answer: list[str] = self._call("PUT", name, None, token, urls)
@@ -192,8 +208,69 @@ class WireEngine:
 
         Where an upload fails, the master is asked for other nodes, up to `retries` times.
         """
+        answer = self._at_once([source], replicas, include, retries)
+        if answer is not None:
+            stored: list[str] = answer["blobs"][0]
+            return stored
         with sized(source) as (rewindable, length):
             return self._store(rewindable, length, replicas, include, retries)
+
+    def push(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        replicas: int | None,
+        token: str | None,
+        *,
+        include: Collection[str] = (),
+        retries: int = 10,
+        update: bool = False,
+    ) -> tuple[list[str], list[list[str]]] | None:
+        """Store small blobs and tag them in one request, if the server takes that."""
+        into = {"tag": name, **({"update": 1} if update else {})}
+        try:
+            answer = self._at_once(sources, replicas, include, retries, into, token)
+        except DDFSError as error:
+            error.name = name
+            raise
+        return None if answer is None else (answer["tag"], answer["blobs"])
+
+    def _at_once(
+        self,
+        sources: Sequence[Source],
+        replicas: int | None,
+        include: Collection[str],
+        retries: int,
+        into: Mapping[str, Any] | None = None,
+        token: str | None = None,
+    ) -> Any:
+        """Return the answer to a request that brings all blobs; None if none can bring them."""
+        packed = self._packed(sources)
+        if packed is None:
+            return None
+        wanted = self._wanted(replicas, include) | {"retries": retries, **(into or {})}
+        url = f"{self._base}/ddfs/blobs?{urlencode(wanted)}"
+        try:
+            return self._http.json("POST", url, body=packed.body, length=packed.length, token=token)
+        except DDFSError:
+            if self._http.extensions.blobs:
+                raise
+            return None  # another server has taken this one's place, and knows nothing of it
+
+    def _packed(self, sources: Sequence[Source]) -> _Packed | None:
+        most = self._http.extensions.blobs
+        sizes = [source.known_size() for source in sources]
+        known = sum(size for size in sizes if size is not None)
+        if not 0 < len(sizes) <= MAX_BLOBS or None in sizes or known > most:
+            return None
+        if not all(source.rewindable for source in sources):
+            return None
+        # Read before the sizes are told: a file may grow or shrink meanwhile.
+        packed = pack_blobs([(blob_object_prefix(s.name), held_chunks(s)) for s in sources])
+        length = sum(map(len, packed))
+        if length > most:
+            return None
+        return _Packed(b"".join(packed) if length < _SMALL else lambda: packed, length)
 
     def _store(
         self,
@@ -228,15 +305,21 @@ class WireEngine:
         include: Collection[str],
         exclude: Collection[str],
     ) -> list[str]:
-        wanted = {
-            "replicas": self._replicas if replicas is None else replicas,
-            "include": ",".join(include) or None,
-            "exclude": ",".join(exclude) or None,
-        }
-        query = urlencode({key: value for key, value in wanted.items() if value is not None})
+        wanted = self._wanted(replicas, include)
+        if exclude:
+            wanted["exclude"] = ",".join(exclude)
+        query = urlencode(wanted)
         path = quote(blob_object_prefix(name), safe=":@")
         targets: list[str] = self._http.json("GET", f"{self._base}/ddfs/new_blob/{path}?{query}")
         return targets
+
+    def _wanted(self, replicas: int | None, include: Collection[str]) -> dict[str, Any]:
+        """Return the part of a query that says where a blob should lie."""
+        count = self._replicas if replicas is None else replicas
+        wanted: dict[str, Any] = {} if count is None else {"replicas": count}
+        if include:
+            wanted["include"] = ",".join(include)
+        return wanted
 
     def _upload(self, target: str, source: Source, length: int) -> str:
         url = self._resolve(target, "PUT")
@@ -266,6 +349,11 @@ class WireEngine:
                 logger.warning("skipping a replica: %s", failure)
                 error = failure
         raise error
+
+
+class _Packed(NamedTuple):
+    body: Body
+    length: int
 
 
 class _UploadFailed(Exception):  # noqa: N818 - never leaves this module

@@ -15,7 +15,8 @@ from tests.s3_server import S3Server, run_s3_server
 from tests.storage.tagblob.serving import run_server
 
 VOLUMES = 3
-ENGINES = ["embedded", "s3", "http"]
+#: "disco" is our server with the requests of a Disco master only.
+ENGINES = ["embedded", "s3", "http", "disco"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,13 @@ def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
+@pytest.fixture(scope="session")
+def plain_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    root = tmp_path_factory.mktemp("plain")
+    with run_server(f"file://{root}", "--volumes", str(VOLUMES), "--max-at-once", "0") as port:
+        yield port
+
+
 @pytest.fixture
 def master(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Return the arguments of a DDFS on the engine that `ddfs` is parametrised with."""
@@ -54,7 +62,8 @@ def master(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if engine == "s3":
         shared: dict[str, Any] = request.getfixturevalue("s3_store")
         return shared
-    return {"master": f"disco://127.0.0.1:{request.getfixturevalue('server_port')}"}
+    server = "server_port" if engine == "http" else "plain_port"
+    return {"master": f"disco://127.0.0.1:{request.getfixturevalue(server)}"}
 
 
 @pytest.fixture

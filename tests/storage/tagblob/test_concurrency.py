@@ -125,16 +125,16 @@ def test_a_forked_child_uses_the_store_on_its_own(ddfs: DDFS, tag: str) -> None:
 def test_a_child_forked_under_a_lock_does_not_keep_it(tmp_path: Any) -> None:
     path = str(tmp_path / "lock")
     read, write = os.pipe()
-    with locks.file_lock(path) as held:
+    with locks.FileLock(path) as held:
         assert held
         pid = os.fork()
         if pid == 0:
             os.close(write)
             os.read(read, 1)  # lives on until the parent says so
             os._exit(0)
-        with locks.file_lock(path, wait=False) as again:
+        with locks.FileLock(path, wait=False) as again:
             assert not again
-    with locks.file_lock(path, wait=False) as free:
+    with locks.FileLock(path, wait=False) as free:
         assert free
     os.close(write)
     os.close(read)

@@ -381,6 +381,17 @@ def test_a_damaged_replica_is_skipped_by_the_client(client: Client, root: Path) 
                 assert blob.read() == b"bytes"
 
 
+def test_a_small_damaged_blob_is_not_given_out(client: Client, root: Path) -> None:
+    """Disco's clients compare no checksum: they must not get wrong bytes, but try elsewhere."""
+    path = path_of(json.loads(client("PUT", put_address(client, "whole"), b"bytes").data))
+    assert client("GET", path).data == b"bytes"
+    (file,) = root.glob(f"store/vol*/blob/*/{path.rsplit('/', 1)[1]}")
+    file.write_bytes(b"BYTES")
+    answer = client("GET", path)
+    assert answer.status == 500
+    assert answer.headers["X-DDFS-Error"] == "BlobDamaged"
+
+
 def test_clients_and_embedded_users_see_the_same_store(client: Client, root: Path) -> None:
     embedded = DDFS(f"file://{root}/store")
     with DDFS(f"disco://127.0.0.1:{client.port}") as wire:
