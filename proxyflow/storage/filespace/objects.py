@@ -81,7 +81,7 @@ class ObjectBlobs:
         tagged = self.read_tagged(name)
         return None if tagged is None else tagged.data
 
-    def read_tagged(self, name: str) -> Tagged | None:
+    def read_tagged(self, name: str, known: Any = None) -> Tagged | None:
         """See `Blobs.read_tagged`."""
         path = self._path(name)
         with self._reaching():
