@@ -38,7 +38,11 @@ class Cleaner:
 
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "filespace-cleaner")
-        self._waiting.append(self._pool.submit(work))
+        try:
+            self._waiting.append(self._pool.submit(work))
+        except RuntimeError:
+            # At the interpreter's end, when stores are closed that nobody has closed.
+            work()
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > MOST_WAITING):
             self._waiting.popleft().result()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filespace_support import files_below
+from filespace_support import files_below, run_python
 
 from proxyflow.storage.filespace import HubUnavailableError, Workspace
 from proxyflow.storage.filespace.cleaner import MOST_WAITING, Cleaner
@@ -59,6 +59,23 @@ def test_what_could_not_be_deleted_stays_listed(tmp_path: Path) -> None:
         filespace.compact()
         assert filespace.fs.read_file("/f") == b"2"
     assert len(contents(tmp_path)) == 1
+
+
+def test_a_sync_at_the_end_of_the_interpreter_deletes_by_itself(tmp_path: Path) -> None:
+    """No thread can be started any more when what nobody has closed is closed."""
+    code = """
+import atexit, sys
+from proxyflow.storage.filespace import Workspace
+
+filespace = Workspace(sys.argv[1]).link_filespace(name="data")
+for data in (b"1", b"2"):
+    filespace.fs.write_file("/f", data)
+    filespace.sync_all()
+filespace.fs.delete("/f")
+atexit.register(filespace.unlink)
+"""
+    assert run_python(code, str(tmp_path / "hub")).stderr == ""
+    assert contents(tmp_path) == []
 
 
 def test_who_sets_free_faster_than_can_be_deleted_waits(tmp_path: Path) -> None:
