@@ -87,7 +87,11 @@ class Periodic:
             return self._running
 
 
-def poll(condition: Callable[[], bool], timeout: float | None = None) -> bool:
+def poll(
+    condition: Callable[[], bool],
+    timeout: float | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> bool:
     """Wait for a condition by asking, ever more rarely: for where nothing can tell.
 
     Parameters
@@ -96,6 +100,8 @@ def poll(condition: Callable[[], bool], timeout: float | None = None) -> bool:
         Asked at once, after a millisecond, and later on five times a second.
     timeout
         How many seconds to wait; None waits for ever.
+    sleep
+        What to do between, for that many seconds; may return early to have it asked again.
 
     Returns
     -------
@@ -113,6 +119,6 @@ def poll(condition: Callable[[], bool], timeout: float | None = None) -> bool:
         remaining = pause if deadline is None else min(pause, deadline - time.monotonic())
         if remaining <= 0:
             return False
-        time.sleep(remaining)
+        sleep(remaining)
         pause = min(pause * _GROWTH, _LAST_PAUSE)
     return True

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from proxyflow.connectors.filekey import OBJECT_NAME, KeyMaker
-from proxyflow.connectors.filespacefolder import Link, Place, SessionFolder, sweep, translated
+from proxyflow.connectors.filespacefolder import (
+    Link,
+    Place,
+    SessionFolder,
+    is_directory,
+    sweep,
+    translated,
+)
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.session import SESSION_NAME
 from proxyflow.connectors.url import StoreURL
@@ -21,8 +28,9 @@ from proxyflow.errors import (
 )
 from proxyflow.periodic import poll
 from proxyflow.storage import filespace as fsp
+from proxyflow.storage.watch import DirectoryWatch
 
-__all__ = ["FilespaceConnector", "FilespaceKey"]
+__all__ = ["FilespaceConnector", "FilespaceKey", "LocalFilespaceConnector"]
 
 T = TypeVar("T")
 
@@ -73,6 +81,8 @@ class FilespaceConnector:
         Whether closing removes the objects of this session.
     session
         The session to join; by default a new one, which this connector then owns.
+    endpoint
+        Where the object storage of the hub is, if not where its tools find it by themselves.
 
     Raises
     ------
@@ -101,27 +111,28 @@ class FilespaceConnector:
         sync: str = "put",
         clear: bool = True,
         session: str | None = None,
+        endpoint: str = "",
     ) -> None:
         if sync not in _SYNC:
             raise ConfigError(f"sync={sync!r} is unknown", remedy=f"use one of {', '.join(_SYNC)}")
-        self._place = Place(hub, workspace, filespace, folder)
+        self._place = Place(hub, workspace, filespace, folder, endpoint)
+        if endpoint and not hub.startswith("s3"):
+            raise ConfigError(f"hub {hub} has no endpoint", remedy="give one to a hub at s3://")
         self._sync_mode, self._clear = sync, clear
         if session is None:
             self._session = SessionFolder.create(self._place, keep=not clear)
         else:
             self._session = SessionFolder.join(self._place, session)
         self._make_key = KeyMaker(self.session)
+        self._unwanted: set[str] = set()
 
     @classmethod
     def from_url(cls, url: StoreURL) -> FilespaceConnector:
         """Return the connector of ``filespace://WORKSPACE/FILESPACE/folder?hub=...#session``."""
-        url.check_options(frozenset({"hub", "sync", "clear"}))
-        return cls(
-            *Place.of(url),
-            sync=url.options.get("sync", "put"),
-            clear=url.flag("clear", True),
-            session=url.session,
-        )
+        url.check_options(frozenset({"hub", "sync", "clear", "endpoint"}))
+        sync, clear = url.options.get("sync", "put"), url.flag("clear", True)
+        config = {"sync": sync, "clear": clear, "session": url.session}
+        return cls.from_config({**Place.of(url)._asdict(), **config})
 
     @staticmethod
     def hold_url(url: StoreURL) -> SessionFolder:
@@ -179,7 +190,8 @@ class FilespaceConnector:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FilespaceConnector:
         """Return a connector for a configuration, joining its session."""
-        return cls(**config)
+        kind = LocalFilespaceConnector if is_directory(config["hub"]) else FilespaceConnector
+        return kind(**config)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -232,6 +244,7 @@ class FilespaceConnector:
     def sync(self) -> None:
         """Make everything put so far visible to others, durably."""
         with translated(self._place.url):
+            self._take_back()
             self._filespace().sync_all()
 
     def _stored(self, filename: str, frames: Sequence[Buffer]) -> FilespaceKey:
@@ -257,10 +270,17 @@ class FilespaceConnector:
             raise
 
     def _give_up(self, filenames: list[str]) -> None:
-        """Take back what could not be published: nobody has its key."""
-        for filename in filenames:
-            with contextlib.suppress(FileNotFoundError, fsp.FilespaceNotLinkedError):
+        """Take back what could not be published, now or before the next sync."""
+        self._unwanted.update(filenames)
+        # Why it could not be is what the caller has to know, not what came of it.
+        with contextlib.suppress(fsp.FilespaceError, OSError, StoreClosedError):
+            self._take_back()
+
+    def _take_back(self) -> None:
+        for filename in list(self._unwanted):
+            with contextlib.suppress(FileNotFoundError):
                 self._filespace().fs.delete(self._file(filename))
+            self._unwanted.discard(filename)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -277,16 +297,6 @@ class FilespaceConnector:
     def get_batch(self, keys: Sequence[FilespaceKey]) -> list[bytes | None]:
         """Return several objects in the order of their keys, None for each missing one."""
         return [self.get(key) for key in keys]
-
-    def get_view(self, key: FilespaceKey) -> memoryview | None:
-        """Return the object as private, writable memory; mapped if the hub is on this host."""
-
-        def view(fs: fsp.Filesystem, path: str, size: int) -> memoryview:
-            if size < _MAP_FROM:
-                return memoryview(bytearray(fs.read_file(path)))
-            return fs.view(path, writable=True)
-
-        return self._read(key, view)
 
     def exists(self, key: FilespaceKey) -> bool:
         """Return whether an object is stored under the key."""
@@ -309,7 +319,14 @@ class FilespaceConnector:
                     raise self._session.ended(key)
             return False
 
-        return poll(there, timeout)
+        if there():
+            return True
+        directory = self._filespace().watched
+        if directory is None:
+            return poll(there, timeout)
+        # Asked now and then all the same: the hub's directory may be shared with other hosts.
+        with DirectoryWatch(directory) as watch:
+            return poll(there, timeout, watch.wait)
 
     def _read(self, key: FilespaceKey, read: Callable[[fsp.Filesystem, str, int], T]) -> T | None:
         path = self._path(key)
@@ -409,3 +426,17 @@ class FilespaceConnector:
     def _file(self, filename: str) -> str:
         session, _, name = filename.partition(".")
         return f"{self._place.session(session)}/{name}"
+
+
+class LocalFilespaceConnector(FilespaceConnector):
+    """Objects as files of a filespace whose hub is a directory: they are mapped, not copied."""
+
+    def get_view(self, key: FilespaceKey) -> memoryview | None:
+        """Return the object as private, writable memory; mapped unless it is small."""
+
+        def view(fs: fsp.Filesystem, path: str, size: int) -> memoryview:
+            if size < _MAP_FROM:
+                return memoryview(bytearray(fs.read_file(path)))
+            return fs.view(path, writable=True)
+
+        return self._read(key, view)

@@ -34,7 +34,7 @@ from proxyflow.errors import (
 from proxyflow.forking import renew_in_child
 from proxyflow.storage import filespace as fsp
 
-__all__ = ["RECORD", "Link", "Place", "SessionFolder", "sweep", "translated"]
+__all__ = ["RECORD", "Link", "Place", "SessionFolder", "is_directory", "sweep", "translated"]
 
 RECORD = "owner"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -47,6 +47,7 @@ class Place(NamedTuple):
     workspace: str
     filespace: str
     folder: str
+    endpoint: str = ""
 
     @classmethod
     def of(cls, url: StoreURL) -> Place:
@@ -71,17 +72,26 @@ class Place(NamedTuple):
         if "://" not in hub:
             # Tasks may run in another working directory.
             hub = os.path.abspath(hub)
-        return cls(hub, url.authority, name, "/" + (folder.strip("/") or "proxyflow"))
+        folder = "/" + (folder.strip("/") or "proxyflow")
+        return cls(hub, url.authority, name, folder, url.options.get("endpoint", ""))
 
     @property
     def url(self) -> StoreURL:
         """The URL, without a session."""
         path = f"/{self.filespace}{self.folder}"
-        return StoreURL("filespace", self.workspace, path, {"hub": self.hub})
+        options = {"hub": self.hub}
+        if self.endpoint:
+            options["endpoint"] = self.endpoint
+        return StoreURL("filespace", self.workspace, path, options)
 
     def session(self, name: str) -> str:
         """Return the folder of a session."""
         return f"{self.folder}/{name}"
+
+
+def is_directory(hub: str) -> bool:
+    """Return whether a hub is a directory, the files of which can be mapped."""
+    return hub.partition("://")[0] in (hub, "file", "local")
 
 
 @contextlib.contextmanager
@@ -138,7 +148,8 @@ class Link:
 
     def _link(self, create: bool) -> fsp.Filespace:
         place = self.place
-        workspace = fsp.Workspace(place.hub, place.workspace)
+        options = {"endpoint_url": place.endpoint} if place.endpoint else None
+        workspace = fsp.Workspace(place.hub, place.workspace, storage_options=options)
         if workspace.name != place.workspace:
             raise ConfigError(
                 f"hub {place.hub} is workspace {workspace.name!r}, not {place.workspace!r}"

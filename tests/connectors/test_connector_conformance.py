@@ -14,17 +14,19 @@ from proxystore.connectors.local import LocalConnector
 
 from proxyflow.connectors import open_url
 from proxyflow.connectors.file import FileConnector
-from proxyflow.connectors.filespace import FilespaceConnector
+from proxyflow.connectors.filespace import FilespaceConnector, LocalFilespaceConnector
 from proxyflow.connectors.flux import FluxConnector
 from proxyflow.connectors.lmdb import LMDBConnector
 from proxyflow.connectors.maildir import MaildirConnector
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.connectors.redis import RedisConnector
+from proxyflow.connectors.session import new_name
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.connectors.tagblob import TagBlobConnector
 from proxyflow.connectors.tagbloblocal import LocalTagBlobConnector
 from proxyflow.testing import ConnectorConformance
 from tests.redis_server import RedisServer
+from tests.s3_server import S3Server
 from tests.storage.kvs.flux_double import FluxDouble
 
 
@@ -154,11 +156,21 @@ class TestTagBlobConnectorInS3(ConnectorConformance):
 
 
 class TestFilespaceConnector(ConnectorConformance):
-    connector_type = FilespaceConnector
+    connector_type = LocalFilespaceConnector
 
     @pytest.fixture
     def connector(self, tmp_path: Path) -> Iterator[FilespaceConnector]:
-        with FilespaceConnector(str(tmp_path / "hub"), "lab", "data") as connector:
+        with LocalFilespaceConnector(str(tmp_path / "hub"), "lab", "data") as connector:
+            yield connector
+
+
+class TestFilespaceConnectorInS3(ConnectorConformance):
+    connector_type = FilespaceConnector
+
+    @pytest.fixture
+    def connector(self, s3: S3Server) -> Iterator[FilespaceConnector]:
+        hub = f"s3://store/{new_name(10)}"
+        with FilespaceConnector(hub, "lab", "data", endpoint=s3.endpoint_url) as connector:
             yield connector
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +14,28 @@ from proxystore.store import Store as PeerStore
 
 from proxyflow import Store
 from proxyflow.connectors import open_url
-from proxyflow.connectors.filespace import FilespaceConnector, FilespaceKey
+from proxyflow.connectors.filespace import (
+    FilespaceConnector,
+    FilespaceKey,
+    LocalFilespaceConnector,
+)
+from proxyflow.connectors.session import new_name
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import ConfigError, CorruptObjectError, InvalidKeyError, StoreClosedError
+from proxyflow.errors import (
+    ConfigError,
+    CorruptObjectError,
+    InvalidKeyError,
+    StoreClosedError,
+    StoreUnreachableError,
+)
+from tests.s3_server import S3Server
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def connector(tmp_path: Path) -> Iterator[FilespaceConnector]:
-    with FilespaceConnector(str(tmp_path / "hub"), "lab", "data") as connector:
+    with LocalFilespaceConnector(str(tmp_path / "hub"), "lab", "data") as connector:
         yield connector
 
 
@@ -44,7 +59,7 @@ def test_a_key_tells_length_and_digest(connector: FilespaceConnector) -> None:
 
 @pytest.mark.parametrize(("sync", "after_put"), [("put", True), ("batch", False), ("close", False)])
 def test_when_others_see_an_object(tmp_path: Path, sync: str, after_put: bool) -> None:
-    with FilespaceConnector(str(tmp_path / "hub"), "lab", "data", sync=sync) as connector:
+    with LocalFilespaceConnector(str(tmp_path / "hub"), "lab", "data", sync=sync) as connector:
         other = joined(connector)
         key = connector.put(b"x" * 1000)
         assert connector.exists(key)
@@ -96,8 +111,72 @@ def test_views_are_mapped_and_outlive_the_object(connector: FilespaceConnector) 
     assert bytes(view[:2]) == b"ba"
 
 
+def test_what_keeps_an_object_from_being_published_is_what_is_reported(
+    connector: FilespaceConnector, tmp_path: Path
+) -> None:
+    """Taking the object back fails for the same reason; it is made up for when the hub is back."""
+    kept = connector.put(b"kept")
+    store = FilespaceConnector._stored
+
+    def taken_away(self: FilespaceConnector, *args: Any) -> FilespaceKey:
+        key = store(self, *args)
+        (tmp_path / "hub").rename(tmp_path / "elsewhere")
+        (tmp_path / "hub").touch()
+        return key
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FilespaceConnector, "_stored", taken_away)
+        with pytest.raises(StoreUnreachableError, match="sync of"):
+            connector.put(b"lost")
+    (tmp_path / "hub").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "hub")
+    connector.sync()
+    assert [stored.key for stored in connector.scan()] == [kept]
+    assert len(contents(tmp_path / "hub", 4)) == 1
+
+
+def test_only_a_hub_in_a_directory_is_mapped(tmp_path: Path) -> None:
+    """What comes over a network is compressed and cached instead."""
+    with Store(f"filespace://lab/data?hub={tmp_path}/hub") as store:
+        assert store.maps
+    with Store("filespace://lab/data?hub=memory://not-mapped") as store:
+        assert not store.maps
+        key = store.put([1])
+        assert store.get(key) == store.get(key) == [1]
+
+
+def test_the_endpoint_of_a_hub_in_object_storage(s3: S3Server) -> None:
+    """And a process that joins finds it in the URL."""
+    hub, endpoint = f"s3://store/{new_name(10)}", s3.endpoint_url
+    with Store(f"filespace://lab/data?hub={hub}&endpoint={endpoint}") as store:
+        key = store.put([1])
+        with Store.from_config(store.config()) as other:
+            assert other.get(key) == [1]
+            assert not other.maps
+    with pytest.raises(ConfigError, match="endpoint"):
+        Store(f"filespace://lab/data?hub=/tmp/hub&endpoint={endpoint}")
+
+
+def test_who_waits_on_a_hub_of_this_host_is_woken(
+    connector: FilespaceConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before it would ask again."""
+    monkeypatch.setattr("proxyflow.periodic._FIRST_PAUSE", 30.0)
+    monkeypatch.setattr("proxyflow.periodic._LAST_PAUSE", 30.0)
+    monkeypatch.setattr("proxyflow.storage.watch.RECHECK_SECONDS", 30.0)
+    key, other = connector.new_key(), joined(connector)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(connector.wait, key, 20)
+        time.sleep(0.2)
+        started = time.monotonic()
+        other.set(key, b"here it is")
+        assert waiting.result()
+    assert time.monotonic() - started < 5
+    other.close()
+
+
 def test_a_session_that_is_held_outlives_its_owner(tmp_path: Path) -> None:
-    owner = FilespaceConnector(str(tmp_path / "hub"), "lab", "data")
+    owner = LocalFilespaceConnector(str(tmp_path / "hub"), "lab", "data")
     key = owner.put(b"some bytes")
     url = StoreURL.parse(owner.url)
     hold = FilespaceConnector.hold_url(url)

@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections import namedtuple
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -17,8 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from dask import delayed
+from dask.tokenize import tokenize
 from dask_shop import Shop, until
 
+from proxyflow import proxy_url
 from proxyflow.errors import StoreFullError
 from proxyflow_dask import ProxyPlugin
 
@@ -50,6 +53,19 @@ def test_small_arguments_stay_in_the_graph(shop: Shop) -> None:
     assert shop.client.submit(tasks.total, np.ones(10)).result() == 10
     assert shop.count() == 0
     assert len(shop.owner) == 0
+
+
+def test_a_file_may_be_loaded_by_a_function_without_a_name(shop: Shop, tmp_path: Path) -> None:
+    """Dask names a task after its arguments, so it has to tell one loader from another."""
+    np.save(tmp_path / "x.npy", np.ones(10))
+    once, twice = (
+        proxy_url(tmp_path / "x.npy", loader=loader, kind=np.ndarray)
+        for loader in (lambda file: np.load(file), lambda file: 2 * np.load(file))
+    )
+    assert tokenize(once) == tokenize(once) != tokenize(twice)
+    futures = [shop.client.submit(tasks.total, proxy) for proxy in (once, twice, once)]
+    assert shop.client.gather(futures) == [10, 20, 10]
+    assert futures[0].key == futures[2].key
 
 
 def test_equal_content_is_stored_once_whoever_passes_it(shop: Shop) -> None:

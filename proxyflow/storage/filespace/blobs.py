@@ -37,8 +37,11 @@ class Blobs(Protocol):
     def read(self, name: str) -> bytes | None:
         """Return the blob, ``None`` if there is none."""
 
-    def read_tagged(self, name: str) -> Tagged | None:
-        """Return the blob with the tag that `swap` compares."""
+    def read_tagged(self, name: str, known: Any = None) -> Tagged | None:
+        """Return the blob with the tag that `swap` compares.
+
+        The data may be left out if the tag is `known`.
+        """
 
     def serialised(self, name: str, timeout: float) -> AbstractContextManager[object]:
         """Keep other writers of `name` out, where that is possible and cheap.

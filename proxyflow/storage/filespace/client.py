@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from .burial import bury, laid_out, ripe, without_buried
+from .cleaner import Cleaner
 from .contents import Contents
 from .entry import new_id
 from .errors import (
@@ -60,6 +61,7 @@ class Client:
         self._sync_timeout = sync_timeout
         self._syncing = Turns()
         self._buried: set[int] = set()
+        self._cleaner = Cleaner()
         self._missing = (-1, "")
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._pid = os.getpid()
@@ -142,6 +144,7 @@ class Client:
         """Give up what is not published and end the link; a forked child only forgets it."""
         linked, self._linked = self._linked, False
         if linked and self._pid == os.getpid():
+            self._cleaner.close()
             self.contents.clear()
             self.owner.end()
 
@@ -203,7 +206,7 @@ class Client:
         fold = compact or len(ready) > FOLD_OPS
         head = view.head.following(txn, [] if fold else ready)
         head = without_buried(head, self._buried)
-        self._buried &= {grave.version for grave in head.graves}
+        self._buried.intersection_update({grave.version for grave in head.graves})
         old = ripe(head, now=compact)
         bury(self.hub, old)
         head = replace(head, graves=tuple(grave for grave in head.graves if grave not in old))
@@ -248,9 +251,10 @@ class Client:
         self.contents.settle(contents_of(ready))
         now = self.hub.known
         self.view.adopt(now, tree if now.version == head.version else None)
-        if self.hub.blobs.keeps_open_files:
-            self.hub.delete("content", freed)
-            self._buried.add(head.version)
+        if freed and self.hub.blobs.keeps_open_files:
+            self._cleaner.delete(
+                lambda: self.hub.delete("content", freed), lambda: self._buried.add(head.version)
+            )
 
 
 def retrying(method: F) -> F:

@@ -47,13 +47,15 @@ class DirectoryBlobs:
         tagged = self.read_tagged(name)
         return None if tagged is None else tagged.data
 
-    def read_tagged(self, name: str) -> Tagged | None:
+    def read_tagged(self, name: str, known: Any = None) -> Tagged | None:
         """See `Blobs.read_tagged`."""
         try:
             with open(self._path(name), "rb", buffering=0) as file:
+                if known is not None and slots.last_tag(file.fileno()) == known:
+                    return Tagged(b"", known)
                 last = slots.read_last(file.fileno())
                 if last is not None:
-                    return Tagged(last.data, last[:2])
+                    return Tagged(last.data, last.tag)
                 data = file.read()
                 return Tagged(data, data)
         except FileNotFoundError:
@@ -83,14 +85,14 @@ class DirectoryBlobs:
             return data
         with open(path, "r+b", buffering=0) as file:
             last = slots.read_last(file.fileno())
-            if (file.read() if last is None else last[:2]) != tag:
+            if (file.read() if last is None else last.tag) != tag:
                 return None
             following = slots.overwrite(file.fileno(), last, data) if last is not None else None
         if following is None:
             number = 1 if last is None else last.number + 1
             following = slots.Version.of(number, data)
             self._replace(path, slots.new_file(following))
-        return following[:2]
+        return following.tag
 
     def _replace(self, path: str, data: bytes) -> None:
         _make_dirs(os.path.dirname(path))

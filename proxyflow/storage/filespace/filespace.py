@@ -33,6 +33,10 @@ class Link(Protocol):
     def connect(self) -> ConnectManager:
         """The data stores."""
 
+    @property
+    def watched(self) -> str | None:
+        """The directory in which something changes when somebody publishes."""
+
     def sync(self) -> None:
         """Publish what is pending."""
 
@@ -149,6 +153,14 @@ class Filespace:
             After ``unlink()``.
         """
         self._link.refresh()
+
+    @property
+    def watched(self) -> str | None:
+        """The directory in which something changes whenever somebody publishes, if there is one.
+
+        With a hub in a directory; to be watched by those who wait for others on the same host.
+        """
+        return self._link.watched
 
     def conflicts(self) -> list[Conflict]:
         """Return the changes of this client that had to take another name, oldest first."""

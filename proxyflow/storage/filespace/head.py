@@ -163,8 +163,8 @@ class Head:
             raise HubCorruptError(f"the head of {where} is of an unknown form") from error
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+# json.dumps() would make an encoder for each call.
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _digest(data: bytes) -> bytes:

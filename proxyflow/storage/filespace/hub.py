@@ -71,7 +71,7 @@ class Hub:
     def head(self) -> Head:
         """Return the current head; decoded only if it is not the one read last."""
         for attempt in itertools.count(1):
-            tagged = self.blobs.read_tagged(f"{self.folder}/head")
+            tagged = self.blobs.read_tagged(f"{self.folder}/head", self.tag)
             if tagged is None:
                 raise FilespaceNotFoundError(f"{self.label} does not exist (any more) in the hub")
             if tagged.tag == self.tag:

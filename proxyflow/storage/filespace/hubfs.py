@@ -244,7 +244,9 @@ class HubFilesystem(Filesystem):
     @retrying
     def writable(self, path: Path) -> tuple[Parts, Entry | None]:
         """Return where a file can be written at `path`, and what is there; raise if it cannot."""
-        tree = self.client.tree()
+        return self._writable(self.client.tree(), path)
+
+    def _writable(self, tree: Tree, path: Path) -> tuple[Parts, Entry | None]:
         where = self._resolve(tree, path)
         entry = tree.lookup(where)
         if where == self.root:
@@ -270,7 +272,9 @@ class HubFilesystem(Filesystem):
     @retrying
     def assign(self, path: Path, content: str) -> None:
         """Give the name `path` to a pending content; the file keeps its identity."""
-        where, old = self.writable(path)
+        self.client.check()
+        # What others have changed was brought in before the content was written.
+        where, old = self._writable(self.client.view.working, path)
         pending = self.client.contents.get(content)
         assert pending is not None
         entry = old if old is not None else new_entry(Kind.FILE, created=pending.modified)

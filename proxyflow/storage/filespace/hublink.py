@@ -50,6 +50,7 @@ class HubLink:
         self.id, self.full_name, self.workspace_id, self.workspace_name = names
         hub = Hub(blobs, folder, f"filespace {self.full_name!r} in {blobs.url}")
         self._client = Client(hub, max_age, sync_timeout)
+        self._watched = blobs.local_path(folder)
         sources = Sources(self._client, keyring)
         top = HubFilesystem(self._client, (), sources)
         root = split(root_path)
@@ -79,6 +80,11 @@ class HubLink:
         """See `Link.connect`."""
         self._client.check()
         return self._connect
+
+    @property
+    def watched(self) -> str | None:
+        """See `Link.watched`."""
+        return self._watched
 
     def sync(self) -> None:
         """See `Link.sync`."""

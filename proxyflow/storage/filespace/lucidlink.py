@@ -110,6 +110,11 @@ class LucidLinkLink:
             stores = self._filespace.connect.data_stores
         return LucidLinkConnect(stores, self._fs)
 
+    @property
+    def watched(self) -> None:
+        """Nothing: the service has no directory here."""
+        return
+
     def sync(self) -> None:
         """See `Link.sync`."""
         with translated():

@@ -81,7 +81,7 @@ class ObjectBlobs:
         tagged = self.read_tagged(name)
         return None if tagged is None else tagged.data
 
-    def read_tagged(self, name: str) -> Tagged | None:
+    def read_tagged(self, name: str, known: Any = None) -> Tagged | None:
         """See `Blobs.read_tagged`."""
         path = self._path(name)
         with self._reaching():
@@ -91,9 +91,13 @@ class ObjectBlobs:
                     return Tagged(data, data)
                 from fsspec.asyn import sync  # type: ignore[import-untyped]
 
-                return Tagged(*sync(self._fs.loop, _get, self._fs, path))
+                return Tagged(*sync(self._fs.loop, _get, self._fs, path, known))
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                if _status(error) == 304:  # not modified
+                    return Tagged(b"", known)
+                raise
 
     def serialised(self, name: str, timeout: float) -> AbstractContextManager[object]:
         """See `Blobs.serialised`."""
@@ -216,9 +220,10 @@ class ObjectBlobs:
             raise HubUnavailableError(f"hub {self.url}: {type(error).__name__}: {error}") from error
 
 
-async def _get(fs: Any, path: str) -> tuple[bytes, str]:
+async def _get(fs: Any, path: str, known: str | None) -> tuple[bytes, str]:
     bucket, key, _ = fs.split_path(path)
-    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+    condition = {} if known is None else {"IfNoneMatch": known}
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **condition)
     async with answer["Body"] as body:
         return await body.read(), answer["ETag"]
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import xxhash
 
-__all__ = ["Version", "new_file", "overwrite", "read_last"]
+__all__ = ["Tag", "Version", "last_tag", "new_file", "overwrite", "read_last"]
 
 MAGIC = b"2slots\r\n"
 # Magic, number, length and digest of the data; then a digest of these, and the seal.
@@ -32,6 +32,10 @@ _SEAL_AT = _HEADER.size - 8
 _SEALED = 0x5EA1ED5EA1ED5EA1
 _BLOCK = 4096
 _SMALLEST = 2 * _BLOCK
+
+
+Tag: TypeAlias = tuple[int, bytes]
+"""Number and digest of a version."""
 
 
 class Version(NamedTuple):
@@ -46,12 +50,18 @@ class Version(NamedTuple):
         """Return a version of good data."""
         return cls(number, xxhash.xxh3_128_digest(data), data)
 
+    @property
+    def tag(self) -> Tag:
+        """What tells it from every other version."""
+        return self.number, self.digest
+
 
 class _Header(NamedTuple):
     number: int
     length: int
     digest: bytes
     sealed: bool
+    at: int
 
 
 def new_file(last: Version) -> bytes:
@@ -64,22 +74,25 @@ def new_file(last: Version) -> bytes:
     return b"".join(slot.ljust(room, b"\0") for slot in slots)
 
 
+def last_tag(fd: int) -> Tag | None:
+    """Return the tag of the last version in a file; None if it takes reading it to tell."""
+    headers = _headers(fd)
+    last = None if headers is None else headers[0]
+    return (last.number, last.digest) if last is not None and last.sealed else None
+
+
 def read_last(fd: int) -> Version | None:
     """Return the last version in a file; None if these are not two slots, or not both in order.
 
     A writer may be at work: what is out of order, or damaged, may be whole a moment later.
     """
-    room = os.fstat(fd).st_size // 2
-    first, second = _header(fd, 0, room), _header(fd, room, room)
-    if first is None or second is None:
+    headers = _headers(fd)
+    if headers is None:
         return None
-    if first.number > second.number:
-        last, other = (first, 0), (second, room)
-    else:
-        last, other = (second, room), (first, 0)
-    version = _version(fd, *last)
-    unfinished = not last[0].sealed and version != Version.of(version.number, version.data)
-    return _version(fd, *other) if unfinished else version
+    last, other = headers
+    version = _version(fd, last)
+    unfinished = not last.sealed and version != Version.of(version.number, version.data)
+    return _version(fd, other) if unfinished else version
 
 
 def overwrite(fd: int, last: Version, data: bytes) -> Version | None:
@@ -98,8 +111,18 @@ def overwrite(fd: int, last: Version, data: bytes) -> Version | None:
     return following
 
 
-def _version(fd: int, header: _Header, at: int) -> Version:
-    return Version(header.number, header.digest, os.pread(fd, header.length, at + _HEADER.size))
+def _version(fd: int, header: _Header) -> Version:
+    data = os.pread(fd, header.length, header.at + _HEADER.size)
+    return Version(header.number, header.digest, data)
+
+
+def _headers(fd: int) -> tuple[_Header, _Header] | None:
+    """Return the headers of the last version and of the other; None if one of them is none."""
+    room = os.fstat(fd).st_size // 2
+    first, second = _header(fd, 0, room), _header(fd, room, room)
+    if first is None or second is None:
+        return None
+    return (first, second) if first.number > second.number else (second, first)
 
 
 def _slot(version: Version, *, sealed: bool) -> bytes:
@@ -117,7 +140,7 @@ def _header(fd: int, at: int, room: int) -> _Header | None:
     magic, number, length, data_digest = _FACTS.unpack(facts)
     if magic != MAGIC or digest != xxhash.xxh3_64_intdigest(facts) or length > room:
         return None
-    return _Header(number, length, data_digest, seal == _SEALED)
+    return _Header(number, length, data_digest, seal == _SEALED, at)
 
 
 def _write(fd: int, data: bytes, at: int) -> None:

@@ -121,7 +121,14 @@ def test_a_swap_replaces_exactly_the_version_that_was_read(blobs: Blobs) -> None
     assert swap(first, b"other") is None
     tagged = blobs.read_tagged("a/head")
     assert tagged == (b"2", second)
-    assert swap(second, b"3") is not None
+    assert blobs.read_tagged("a/head", first) == (b"2", second)
+    known = blobs.read_tagged("a/head", second)
+    assert known is not None
+    assert known.tag == second
+    if not blobs.url.startswith("memory:"):
+        assert known.data == b""
+    third = swap(second, b"3")
+    assert blobs.read_tagged("a/head", second) == (b"3", third)
     assert blobs.read("a/head") == b"3"
 
 

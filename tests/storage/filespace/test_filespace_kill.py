@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import signal
@@ -59,12 +60,11 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
 
 
 def _arm(step: int) -> None:
-    left = step
+    steps = itertools.count(1)
 
     def last() -> bool:
-        nonlocal left
-        left -= 1
-        return left == 0
+        # Deleting goes on in another thread.
+        return next(steps) == step
 
     def count(event: str, _: Any) -> None:
         if event in STEPS and last():

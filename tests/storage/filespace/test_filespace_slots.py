@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,3 +126,38 @@ def test_a_damaged_head_is_an_error_in_whichever_slot_it_is(tmp_path: Path) -> N
             head.write_bytes(good)
     with Workspace(hub).link_filespace(name="data") as filespace:
         assert filespace.fs.read_file("/f") == b"1"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks /proc for names")
+def test_a_sync_waits_for_the_disk_three_times_and_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data before names, also when the power fails: content, its name, and only then the head."""
+    steps: list[tuple[str, str]] = []
+
+    def watched(name: str) -> None:
+        call: Any = getattr(os, name)
+
+        def run(fd: int, *args: Any) -> Any:
+            path = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path)
+            steps.append((name, re.sub(r"[0-9a-f]{32}", "ID", path)))
+            return call(fd, *args)
+
+        monkeypatch.setattr(os, name, run)
+
+    with Workspace(str(tmp_path)).link_filespace(name="data") as filespace:
+        filespace.fs.write_file("/f", b"1")
+        filespace.sync_all()
+        for name in ("fsync", "fdatasync", "pwrite"):
+            watched(name)
+        filespace.fs.write_file("/f", b"2" * 100_000)
+        filespace.sync_all()
+    below = "filespaces/ID"
+    assert steps[:4] == [
+        ("fsync", f"{below}/content/ID/2"),
+        ("fsync", f"{below}/content/ID"),
+        ("pwrite", f"{below}/head"),
+        ("fdatasync", f"{below}/head"),
+    ]
+    # The seal; nobody waits for that.
+    assert steps[4:] == [("pwrite", f"{below}/head")]
