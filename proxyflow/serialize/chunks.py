@@ -18,7 +18,9 @@ __all__ = ["CHUNK", "Piece", "map_chunks", "split", "total"]
 Piece: TypeAlias = bytes | bytearray | memoryview
 """Part of a frame; a memoryview is flat, of format ``B``, so that ``len`` is its size in bytes."""
 
-CHUNK = 8 * 1024 * 1024
+# Each chunk hands the interpreter back once, which takes longer than hashing 8 MiB where another
+# thread is running Python; and 64 MiB are still enough for four threads.
+CHUNK = 16 * 1024 * 1024
 
 _MAX_THREADS = 4
 
