@@ -25,7 +25,8 @@ from proxyflow.recipe import open_store
 
 __all__ = ["FILE", "OURS", "PEER", "RAY", "WRITE", "Holder", "holders", "memcpy", "of_store"]
 
-OURS, FILE, PEER, RAY = "shm://", "file://", "ProxyStore file", "Ray"
+OURS, FILE = "proxyflow shm://", "proxyflow file://"
+PEER, RAY = "ProxyStore file", "Ray"
 WRITE, COPY = "write() + mmap", "memcpy"
 
 # What Ray sets aside for objects.

@@ -21,9 +21,7 @@ _WARM_UP = 2
 _MOST, _BATCH_BYTES = 50, 4 << 20
 
 
-def compare(
-    contestants: Sequence[Holder], array: Any, rounds: int
-) -> dict[str, dict[str, Median]]:
+def compare(contestants: Sequence[Holder], array: Any, rounds: int) -> dict[str, dict[str, Median]]:
     """Return the seconds of each operation with one array, by operation and contestant."""
     repeat = max(1, min(_MOST, _BATCH_BYTES // array.nbytes))
     samples: dict[str, dict[str, list[float]]] = {}

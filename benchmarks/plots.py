@@ -127,7 +127,7 @@ def _legend(figure: Any, axes: Any) -> None:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    columns = min(len(handles), 3 * len(axes))
+    columns = min(len(handles), 2 if len(axes) == 1 else 5)
     rows = -(-len(handles) // columns)
     room = (0.35 + 0.22 * rows) / figure.get_size_inches()[1]
     figure.tight_layout(rect=(0, room - 0.05, 1, 1))

@@ -78,7 +78,10 @@ def write(
     results: dict[str, Result | Failure], options: Options, machine: dict[str, str], output: Path
 ) -> None:
     """Write the report and draw its plots."""
-    parts = [HEAD.format(target="bench-quick" if options.quick else "bench"), markdown.bullets(machine)]
+    parts = [
+        HEAD.format(target="bench-quick" if options.quick else "bench"),
+        markdown.bullets(machine),
+    ]
     if options.quick:
         parts.insert(1, QUICK)
     for name, result in results.items():

@@ -47,9 +47,7 @@ def collect(options: Options) -> Result:
                 continue
             array = np.random.default_rng(0).random(nbytes // 8)
             rounds = next(rounds for most, rounds in ROUNDS.items() if nbytes <= most)
-            for operation, medians in compare(
-                contestants, array, options.rounds(rounds)
-            ).items():
+            for operation, medians in compare(contestants, array, options.rounds(rounds)).items():
                 if operation in rows:
                     rows[operation][nbytes] = medians
     tables = [
