@@ -1,8 +1,8 @@
 """Put and get of arrays through every connector that can be had on one host.
 
-Run with ``python -m benchmarks.connectors [--quick] [--directory D]``. Each is a `Store` of the URL,
-and gets in another process, without a cache. Beside them ProxyStore's store over a Redis server
-and over files. Those in memory and those on the disk are in one table: choose by what each
+Run with ``python -m benchmarks.connectors [--quick] [--directory D]``. Each is a `Store` of the
+URL, and gets in another process, without a cache. Beside them ProxyStore's store over a Redis
+server and over files. Those in memory and those on the disk are in one table: choose by what each
 promises, not by the figures alone. The contestants take turns.
 """
 

@@ -1,7 +1,7 @@
 """Stores that can be compared: how each puts, evicts, and reads in another process.
 
-Each puts into shared memory; each is read by a process that did not put. Whoever is not installed is
-left out.
+Each puts into shared memory; each is read by a process that did not put. Whoever is not installed
+is left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import ray_cluster
 from benchmarks.limits import Array, plain_map, plain_write
 from benchmarks.measure import missing
-from benchmarks.sizes import MIB
 from proxyflow import Store
 from proxyflow.recipe import open_store
 
@@ -28,9 +28,6 @@ __all__ = ["FILE", "OURS", "PEER", "RAY", "WRITE", "Holder", "holders", "memcpy"
 OURS, FILE = "proxyflow shm://", "proxyflow file://"
 PEER, RAY = "ProxyStore file", "Ray"
 WRITE, COPY = "write() + mmap", "memcpy"
-
-# What Ray sets aside for objects.
-_RAY_BYTES = 3072 * MIB
 
 Seconds = tuple[float, float]
 """Of a get, and of a get and of summing what was got."""
@@ -149,16 +146,8 @@ def memcpy() -> Holder:
 
 def of_ray(stack: ExitStack) -> Holder:
     """Start Ray and return its object store; an actor reads."""
-    import ray  # type: ignore[import-not-found]
-
-    ray.init(
-        num_cpus=2,
-        object_store_memory=_RAY_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    stack.callback(ray.shutdown)
+    # One worker reads; the other is for what Ray itself may want to run.
+    ray = ray_cluster.start(stack, 2)
 
     class Reader:
         def read(self, references: list[Any]) -> list[Seconds]:

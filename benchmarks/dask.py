@@ -1,6 +1,6 @@
 """Large arguments in a Dask cluster: proxyflow beside plain Dask, `scatter` and proxystore-ex.
 
-    python -m benchmarks.dask
+    python -m benchmarks.dask [--quick]
 
 Four worker processes of one thread each, one cluster for all, one client for each contestant; the
 contestants take turns. The content differs in every call, as Dask computes nothing twice.
@@ -19,25 +19,21 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from benchmarks.dask_tasks import add_one, first, first_of_all, warm_up
-from benchmarks.measure import interleave, missing, table
+from benchmarks.goals import Goal
+from benchmarks.measure import interleave, missing
+from benchmarks.options import SHARED_MEMORY, Options, parser, read
+from benchmarks.result import Result, Table
+from benchmarks.sizes import KIB, MIB, label
 from proxyflow_dask import ProxyPlugin
 
-KIB, MIB = 1 << 10, 1 << 20
-OURS = "proxyflow"
+OURS, PLAIN, PEER = "proxyflow", "plain Dask", "proxystore-ex"
+WITH_RESULTS = "results=True"
+WORKERS = 4
+LARGE, QUICK_LARGE = 100 * MIB, 10 * MIB
 
-NEEDED = {
-    "submit 1 KiB": ("plain Dask", 1 / 1.1),
-    "submit 100 MiB": ("plain Dask", 3.0),
-    "100 tasks of 1 MiB": ("plain Dask", 1.0),
-    "100 MiB to 32 tasks": ("plain Dask", 15.0),
-    "list of 8 x 10 MiB": ("plain Dask", 1.8),
-}
-"""How many times our time the other one's has to be, at least."""
-
-Submit = Callable[..., Any]
 _fresh: Iterator[int] = itertools.count(1)
 # Noise, as Dask compresses what it sends, and zeros are not what anybody sends.
-_noise = np.random.default_rng(1).random(100 * MIB // 8)
+_noise = np.random.default_rng(1).random(LARGE // 8)
 
 
 def array(nbytes: int) -> np.ndarray[Any, Any]:
@@ -108,32 +104,62 @@ def submit_nested(who: Contestant, values: list[Any]) -> None:
     who.client.submit(first_of_all, [who.give(value) for value in values]).result()
 
 
-ROWS: dict[str, tuple[Callable[[Contestant, Any], None], Callable[[], Any], int]] = {
-    "submit 1 KiB": (submit_one, lambda: array(KIB), 60),
-    "submit 1 MiB": (submit_one, lambda: array(MIB), 30),
-    "submit 100 MiB": (submit_one, lambda: array(100 * MIB), 5),
-    "100 tasks of 1 MiB": (submit_each, lambda: [array(MIB) for _ in range(100)], 5),
-    "100 MiB to 32 tasks": (submit_shared, lambda: array(100 * MIB), 3),
-    "chain of 5 x 100 MiB": (submit_chain, lambda: array(100 * MIB), 5),
-    "result of 100 MiB": (fetch_result, lambda: array(100 * MIB), 5),
-    "list of 8 x 10 MiB": (submit_nested, lambda: [array(10 * MIB) for _ in range(8)], 7),
-}
+Row = tuple[Callable[[Contestant, Any], None], Callable[[], Any], int]
+"""What is done with an object, what makes it, and the usual number of rounds."""
 
 
-def run(row: str, contestants: dict[str, Contestant]) -> dict[str, float]:
+def rows_with(large: int) -> dict[str, Row]:
+    """Return the rows by name, with large objects of a size."""
+    name, tenth = label(large), large // 10
+    return {
+        "submit 1 KiB": (submit_one, lambda: array(KIB), 60),
+        "submit 1 MiB": (submit_one, lambda: array(MIB), 30),
+        f"submit {name}": (submit_one, lambda: array(large), 5),
+        "100 tasks of 1 MiB": (submit_each, lambda: [array(MIB) for _ in range(100)], 5),
+        f"{name} to 32 tasks": (submit_shared, lambda: array(large), 3),
+        f"chain of 5 x {name}": (submit_chain, lambda: array(large), 5),
+        f"result of {name}": (fetch_result, lambda: array(large), 5),
+        f"list of 8 x {label(tenth)}": (
+            submit_nested,
+            lambda: [array(tenth) for _ in range(8)],
+            7,
+        ),
+    }
+
+
+def goals(rows: dict[str, dict[str, float]], large: int) -> list[Goal]:
+    """Return how many times our time plain Dask's has to be."""
+    name = label(large)
+    needed = {
+        "submit 1 KiB": 1 / 1.1,
+        f"submit {name}": 3.0,
+        "100 tasks of 1 MiB": 1.0,
+        f"{name} to 32 tasks": 15.0,
+        f"list of 8 x {label(large // 10)}": 1.8,
+    }
+    return [
+        Goal(f"{row}, as fast as {PLAIN}", rows[row][PLAIN] / rows[row][OURS], least, True)
+        for row, least in needed.items()
+    ]
+
+
+def run(row: Row, contestants: dict[str, Contestant], options: Options) -> dict[str, float]:
     """Return the median seconds of each contestant."""
-    action, make, rounds = ROWS[row]
+    action, make, usual = row
+    rounds = options.rounds(usual)
     prepared = {name: [make() for _ in range(rounds + 1)] for name in contestants}
 
     def call(name: str) -> Callable[[], None]:
         # The values are made before any clock runs.
         return lambda: action(contestants[name], prepared[name].pop())
 
-    return interleave({name: call(name) for name in contestants}, rounds=rounds)
+    return dict(interleave({name: call(name) for name in contestants}, rounds=rounds))
 
 
-def contestants_on(cluster: LocalCluster, stack: ExitStack) -> dict[str, Contestant]:
-    """Return the contestants, each with a client of its own."""
+def contestants_on(
+    cluster: LocalCluster, stack: ExitStack
+) -> tuple[dict[str, Contestant], list[str]]:
+    """Return the contestants, each with a client of its own, and who is left out."""
 
     def connect() -> Client:
         return stack.enter_context(Client(cluster, set_as_default=False))
@@ -143,13 +169,14 @@ def contestants_on(cluster: LocalCluster, stack: ExitStack) -> dict[str, Contest
     with_results.register_plugin(ProxyPlugin(results=True))
     found = {
         OURS: Contestant(ours),
-        "results=True": Contestant(with_results),
-        "plain Dask": Contestant(connect()),
+        WITH_RESULTS: Contestant(with_results),
+        PLAIN: Contestant(connect()),
         "scatter": Scatter(connect()),
     }
-    if not missing("proxystore_ex"):
-        found["proxystore-ex"] = Contestant(peer_client(cluster, stack))
-    return found
+    absent = missing("proxystore_ex")
+    if not absent:
+        found[PEER] = Contestant(peer_client(cluster, stack))
+    return found, [f"{name} is not installed" for name in absent]
 
 
 def peer_client(cluster: LocalCluster, stack: ExitStack) -> Client:
@@ -161,29 +188,40 @@ def peer_client(cluster: LocalCluster, stack: ExitStack) -> Client:
     warnings.simplefilter("ignore", ExperimentalWarning)
     from proxystore_ex.plugins.distributed import Client as PeerClient
 
-    directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
+    directory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
     store = stack.enter_context(Store("benchmark", FileConnector(directory), register=True))
     return stack.enter_context(
         PeerClient(cluster, set_as_default=False, ps_store=store, ps_threshold=MIB)
     )
 
 
-def main() -> None:
-    """Measure all rows, print the table, and which of the needed ratios are reached."""
+def cluster_of(workers: int, stack: ExitStack) -> LocalCluster:
+    """Start a cluster of processes of one thread each, warm."""
     warnings.filterwarnings("ignore", message="Sending large graph")
+    cluster = stack.enter_context(
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    )
+    with Client(cluster, set_as_default=False) as client:
+        client.gather([client.submit(warm_up, pure=False, workers=[w]) for w in client.nthreads()])
+    return cluster
+
+
+def collect(options: Options) -> Result:
+    """Measure all rows."""
+    large = QUICK_LARGE if options.quick else LARGE
     with ExitStack() as stack:
-        cluster = stack.enter_context(
-            LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None)
-        )
-        contestants = contestants_on(cluster, stack)
-        some = contestants["plain Dask"].client
-        some.gather([some.submit(warm_up, pure=False, workers=[w]) for w in some.nthreads()])
-        rows = {row: run(row, contestants) for row in ROWS}
-    print(table("milliseconds, and how many times ours", rows, OURS))
-    for row, (other, least) in NEEDED.items():
-        ratio = rows[row][other] / rows[row][OURS]
-        verdict = "reached" if ratio >= least else "MISSED"
-        print(f"{row}: {ratio:.2f} times as fast as {other}, needed {least:.2f}: {verdict}")
+        contestants, left_out = contestants_on(cluster_of(WORKERS, stack), stack)
+        rows = {name: run(row, contestants, options) for name, row in rows_with(large).items()}
+    return Result(
+        tables=[Table(f"An array as the argument of a task, {WORKERS} workers", rows, OURS)],
+        goals=goals(rows, large),
+        left_out=left_out,
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from proxyflow import Store
 __all__ = ["collect", "total", "touch"]
 
 START = "forkserver"
-LARGE = 100 * MIB
-ROUNDS = {KIB: 300, 100 * KIB: 200, MIB: 50, LARGE: 7}
+LARGE, QUICK_LARGE = 100 * MIB, 10 * MIB
+ROUNDS = {KIB: 300, 100 * KIB: 200, MIB: 50}
+LARGE_ROUNDS = 7
 
 
 def touch(array: np.ndarray[Any, Any]) -> float:
@@ -61,20 +62,23 @@ def collect(options: Options, start: str = START) -> Result:
             calls = {who: _call(run, task, [array] * tasks) for who, run in runs.items()}
             if array.nbytes < MIB:
                 calls.pop(JOBLIB, None)
-            rows[name] = interleave(calls, rounds=options.rounds(rounds), warmup=2)
+            warmup = 2 if rounds > LARGE_ROUNDS else 1
+            rows[name] = interleave(calls, rounds=options.rounds(rounds), warmup=warmup)
 
         for nbytes, rounds in ROUNDS.items():
             array = np.random.default_rng(0).random(nbytes // 8)
             row(f"{label(nbytes)}, one task", touch, array, 1, rounds)
-        large = label(LARGE)
-        row(f"{large}, one task + sum", total, array, 1, ROUNDS[LARGE])
-        row(f"{large}, one task, back", doubled, array, 1, ROUNDS[LARGE])
+        nbytes = QUICK_LARGE if options.quick else LARGE
+        large, array = label(nbytes), np.random.default_rng(0).random(nbytes // 8)
+        row(f"{large}, one task", touch, array, 1, LARGE_ROUNDS)
+        row(f"{large}, one task + sum", total, array, 1, LARGE_ROUNDS)
+        row(f"{large}, one task, back", doubled, array, 1, LARGE_ROUNDS)
         row(f"{large} to 32 tasks", touch, array, 32, 3)
         row("1 KiB, 200 tasks", touch, np.random.default_rng(0).random(KIB // 8), 200, 15)
         left = sum(1 for _ in store.scan())
     return Result(
         tables=[Table("An array as the argument of a task", rows, OURS)],
-        goals=goals(rows, left),
+        goals=goals(rows, large, left),
         left_out=left_out,
     )
 
@@ -83,15 +87,15 @@ def _call(run: Run, task: Callable[..., Any], arrays: list[Any]) -> Callable[[],
     return lambda: run(task, arrays)
 
 
-def goals(rows: Rows, left: int) -> list[Goal]:
+def goals(rows: Rows, large: str, left: int) -> list[Goal]:
     """Return what is promised, `left` being the number of objects that were not evicted."""
 
     def gain(name: str) -> float:
         return rows[name][PLAIN] / rows[name][OURS]
 
     return [
-        Goal("100 MiB, faster than the plain pool", gain("100 MiB, one task"), 4, True),
-        Goal("100 MiB to 32 tasks, faster", gain("100 MiB to 32 tasks"), 40, True),
+        Goal(f"{large}, faster than the plain pool", gain(f"{large}, one task"), 4, True),
+        Goal(f"{large} to 32 tasks, faster", gain(f"{large} to 32 tasks"), 40, True),
         Goal("1 MiB, faster", gain("1 MiB, one task"), 2, True),
         Goal("latency of 1 KiB over the plain pool", 1 / gain("1 KiB, one task"), 1.1, False),
         Goal("objects left in the store", left, 0, False, "objects"),

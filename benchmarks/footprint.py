@@ -1,4 +1,4 @@
-"""How much memory processes take: what each has alone, and its share of what is mapped by several."""
+"""How much memory processes take: alone, and as their share of what is mapped by several."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Watch:
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        self.anonymous = {pid: 0 for pid in pids}
+        self.anonymous = dict.fromkeys(pids, 0)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 

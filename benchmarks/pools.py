@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import ray_cluster
 from benchmarks.measure import missing
-from benchmarks.sizes import MIB
 from proxyflow import Store
 from proxyflow_futures import ProxyExecutor
 
@@ -22,7 +22,6 @@ OURS, PLAIN, PEER = "ProxyExecutor", "plain pool", "ProxyStore"
 JOBLIB, RAY = "joblib", "Ray"
 
 WORKERS = 2
-_RAY_BYTES = 3072 * MIB
 
 Task = Callable[[Any], Any]
 Run = Callable[[Task, Sequence[Any]], list[Any]]
@@ -66,16 +65,7 @@ def over_joblib() -> Run:
 
 def over_ray(stack: ExitStack) -> Run:
     """Start Ray and return how it runs tasks, whose arguments it puts into its object store."""
-    import ray  # type: ignore[import-not-found]
-
-    ray.init(
-        num_cpus=WORKERS,
-        object_store_memory=_RAY_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    stack.callback(ray.shutdown)
+    ray = ray_cluster.start(stack, WORKERS)
     remotes: dict[Task, Any] = {}
 
     def run(task: Task, arrays: Sequence[Any]) -> list[Any]:

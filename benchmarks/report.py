@@ -26,10 +26,11 @@ QUICK = "Few rounds and small objects: the figures are rough."
 HEAD = """\
 # How fast it is
 
-Written by `make {target}`. The contestants of a table took turns, so that what else the machine did
-met all of them alike: ratios are to be trusted; times and rates belong to this machine at that hour.
-Each figure is a median; in brackets, between what the middle half of the samples lies; in
-parentheses, how many times ours (or the base that is named) it is. A goal that was missed says so."""
+Written by `make {target}`. The contestants of a table took turns, so that what else the machine
+did met all of them alike: ratios are to be trusted; times and rates belong to this machine at that
+hour. Each figure is a median; in brackets, between what the middle half of the samples lies; in
+parentheses, how many times ours (or the base that is named) it is. A goal that was missed says
+so."""
 
 
 def main() -> None:
