@@ -88,7 +88,7 @@ def _goals(goals: list[Goal]) -> str:
                 [
                     goal.name,
                     f"{figure(goal.measured)} {goal.unit}",
-                    f"{word} {goal.bound:g}",
+                    f"{word} {figure(goal.bound)}",
                     "kept" if goal.reached else "**missed**",
                 ]
             )
