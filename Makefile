@@ -8,7 +8,7 @@ JOBS ?= 2
 # Storage systems whose tests start servers and kill processes.
 SERVERS := $(foreach name,kvs tagblob filespace,tests/storage/$(name) proxyflow/storage/$(name))
 
-.PHONY: demo test test-matrix lint types bench soak clean
+.PHONY: demo test test-matrix lint types bench bench-quick soak clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -27,11 +27,11 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.proxy
-	$(BIN)/python -m benchmarks.store
-	$(BIN)/python -m benchmarks.stream
-	$(BIN)/python -m benchmarks.executor
-	$(BIN)/python -m benchmarks.dask
+	$(BIN)/python -m benchmarks.report
+
+# In less than two minutes, few rounds and small objects; the report that is checked in stays as it is.
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.report --quick --output build/bench-quick
 
 # The Dask suite against the oldest and the newest version of distributed that is supported, each in
 # an environment of its own.

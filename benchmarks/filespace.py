@@ -1,7 +1,7 @@
 """Filespaces beside plain files, fsspec's local file system and s3fs.
 
-Run ``python benchmarks/filespace.py [directory]``. Every figure is the median of several rounds,
-the contestants taking turns within a round.
+Run ``python -m benchmarks.filespace [--quick] [--directory D]``. Every figure is the median of
+several rounds, the contestants taking turns within a round.
 
 * write + sync + read: a filespace in a directory (durable: every sync waits for the disk), plain
   files with and without ``fsync``, and fsspec's local file system.
@@ -17,37 +17,60 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
+from benchmarks.measure import interleave, missing
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from proxyflow.storage.filespace import S3DataStoreConfig, Workspace
 from proxyflow.storage.filespace.fsspec_filesystem import FilespaceFileSystem
 
 SIZES = {"1 KiB": (1024, 200), "1 MiB": (1 << 20, 40), "100 MiB": (100 << 20, 5)}
+CHANGES, READS = 100, 15
+"""Usual rounds of publishing one change, and of reading from S3."""
+OURS = "filespace"
 KEYS = {"key": "benchmark", "secret": "benchmark"}
 
 
-def main() -> None:
-    """Run all of it."""
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as where:
-        print(f"write + sync + read, median milliseconds, in {os.path.dirname(where)}")
+def collect(options: Options) -> Result:
+    """Measure all of it."""
+    files: Rows = {}
+    changes: Rows = {}
+    with tempfile.TemporaryDirectory(dir=options.directory) as where:
         for label, (size, rounds) in SIZES.items():
-            report(label, write_and_read(where, os.urandom(size), rounds))
-        print("a change among many, sync only, median milliseconds")
-        for entries in (100, 100_000):
-            report(f"{entries} entries", sync_among(where, entries))
-    print("pandas.read_parquet of an S3 object, median milliseconds")
+            if not options.quick or size <= 1 << 20:
+                files[label] = write_and_read(where, os.urandom(size), options.rounds(rounds))
+        for entries in (100, 1000 if options.quick else 100_000):
+            changes[f"among {entries:,} entries"] = sync_among(
+                where, entries, options.rounds(CHANGES)
+            )
+    tables = [
+        Table("Write, publish and read a file", files, OURS),
+        Table("Write a small file and publish it", changes),
+    ]
+    absent = missing("s3fs", "moto", "pandas", "pyarrow")
+    if not absent:
+        tables.append(Table("pandas.read_parquet of an S3 object", from_s3(options), "linked"))
+    return Result(
+        tables=tables, left_out=[f"reading from S3: {name} is not installed" for name in absent]
+    )
+
+
+def from_s3(options: Options) -> Rows:
+    """Return the rows about objects in S3."""
     with s3_server() as endpoint:
-        report("8 columns", read_parquet(endpoint, None))
-        report("1 column", read_parquet(endpoint, ["c"]))
+        return {
+            label: read_parquet(endpoint, columns, options.rounds(READS))
+            for label, columns in (("8 columns", None), ("1 column", ["c"]))
+        }
 
 
 def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
@@ -80,21 +103,19 @@ def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
             local.pipe_file(plain, data)
             assert len(local.cat_file(plain)) == len(data)
 
-        result = in_turns(
-            rounds,
-            {
-                "filespace": through_filespace,
-                "filespace, mapped": mapped,
-                "plain + fsync": lambda: plain_file(True),
-                "plain": lambda: plain_file(False),
-                "fsspec local": through_fsspec,
-            },
-        )
+        calls = {
+            OURS: through_filespace,
+            "filespace, mapped": mapped,
+            "plain + fsync": lambda: plain_file(True),
+            "plain": lambda: plain_file(False),
+            "fsspec local": through_fsspec,
+        }
+        result = dict(interleave(calls, rounds=rounds))
     shutil.rmtree(hub)
     return result
 
 
-def sync_among(where: str, entries: int) -> dict[str, float]:
+def sync_among(where: str, entries: int, rounds: int) -> dict[str, float]:
     """Time publishing one file in a filespace of `entries` others."""
     hub = os.path.join(where, "hub")
     with Workspace(hub).link_filespace(name="data") as filespace:
@@ -108,12 +129,12 @@ def sync_among(where: str, entries: int) -> dict[str, float]:
             filespace.fs.write_file(f"/d/new{next(numbers)}", b"x")
             filespace.sync_all()
 
-        result = in_turns(100, {"sync": change})
+        result = dict(interleave({OURS: change}, rounds=rounds))
     shutil.rmtree(hub)
     return result
 
 
-def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
+def read_parquet(endpoint: str, columns: list[str] | None, rounds: int) -> dict[str, float]:
     """Time reading columns of a Parquet object, linked and through s3fs."""
     import numpy as np
     import pandas as pd
@@ -125,7 +146,6 @@ def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
     buffer = io.BytesIO()
     pd.DataFrame({name: random.random(500_000) for name in "abcdefgh"}).to_parquet(buffer)
     s3.pipe_file("bench/t.parquet", buffer.getvalue())
-    print(f"  ({len(buffer.getvalue()) / 1e6:.0f} MB)")
     with tempfile.TemporaryDirectory() as hub:
         fs = FilespaceFileSystem(hub=hub, skip_instance_cache=True)
         root = f"{os.path.basename(hub)}/data"
@@ -143,26 +163,10 @@ def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
             s3.invalidate_cache()
             read(s3, "bench/t.parquet")
 
-        result = in_turns(15, {"linked": lambda: read(fs, f"{root}/t.parquet"), "s3fs": directly})
+        calls = {"linked": lambda: read(fs, f"{root}/t.parquet"), "s3fs": directly}
+        result = dict(interleave(calls, rounds=rounds))
         fs.close()
-    return result | {"linked / s3fs": result["linked"] / result["s3fs"]}
-
-
-def in_turns(rounds: int, contestants: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Return the median milliseconds of each contestant."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, run in contestants.items():
-            started = time.perf_counter()
-            run()
-            if number:  # the first round warms up
-                times[name].append((time.perf_counter() - started) * 1000)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def report(label: str, result: dict[str, float]) -> None:
-    """Print one line."""
-    print(f"  {label:>16}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.items()))
+    return result
 
 
 @contextlib.contextmanager
@@ -188,6 +192,11 @@ def s3_server() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """How quick the tag/blob store is, beside a Disco master and a raw upload.
 
-Run with ``python -m benchmarks.tagblob``. Every figure is the median of its repetitions, in
-milliseconds. The reference is a Disco 0.5.4 master with one node over loopback on a small machine;
-"raw" uploads the same bytes with the same HTTP library to a server of the same library that writes
-them to a file, and downloads that file, without tags, names or checksums.
+Run with ``python -m benchmarks.tagblob [--quick]``. Every figure is the median of its repetitions,
+in milliseconds; the contestants take turns. The reference is a Disco 0.5.4 master with one node
+over loopback on a small machine; "raw" uploads the same bytes with the same HTTP library to a
+server of the same library that writes them to a file, and downloads that file, without tags, names
+or checksums.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.measure import interleave
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from proxyflow.storage.tagblob import DDFS
 
+OURS, WIRE, RAW = "embedded", "over HTTP", "raw HTTP"
+DISCO = "Disco, recorded elsewhere"
 KIB, MIB = 2**10, 2**20
 MANY = 64
 MANY_ROW = f"push {MANY} x 1 MiB"
@@ -69,20 +73,13 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None, access_log
 """
 
 
-def median_ms(action: Callable[[], Any], repetitions: int) -> float:
-    """Return the median duration of an action, after doing it once to warm up."""
-    action()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
-
-
 def repetitions(size: int) -> int:
     """Return how often to repeat what moves that many bytes."""
-    return 200 if size < MIB else 50 if size < 64 * MIB else 7
+    return 100 if size < MIB else 40 if size < 64 * MIB else 7
+
+
+Step = tuple[str, Callable[[], Any], int]
+"""A row, what is done for it, and how often."""
 
 
 def pull(ddfs: DDFS, tag: str) -> None:
@@ -92,9 +89,8 @@ def pull(ddfs: DDFS, tag: str) -> None:
             blob.read()
 
 
-def measure(ddfs: DDFS) -> dict[str, float]:
-    """Return every row of the table for one store."""
-    rows: dict[str, float] = {}
+def steps(ddfs: DDFS) -> Iterator[Step]:
+    """Yield every row of one store; each is prepared when it is asked for."""
     for label, size in SIZES.items():
         data = os.urandom(size)
         tag = f"size:{size}"
@@ -102,23 +98,39 @@ def measure(ddfs: DDFS) -> dict[str, float]:
         def push(tag: str = tag, data: bytes = data) -> None:
             ddfs.push(tag, [(data, "blob")])
 
-        rows[f"push {label}"] = median_ms(push, repetitions(size))
+        yield f"push {label}", push, repetitions(size)
         ddfs.put(tag, ddfs.urls(tag)[:1])
-        rows[f"pull {label}"] = median_ms(lambda tag=tag: pull(ddfs, tag), repetitions(size))
+        yield f"pull {label}", lambda tag=tag: pull(ddfs, tag), repetitions(size)  # type: ignore[misc]
     many = [(os.urandom(MIB), f"blob-{number}") for number in range(MANY)]
-    rows[MANY_ROW] = median_ms(lambda: ddfs.push("many", many), 7)
+    yield MANY_ROW, lambda: ddfs.push("many", many), 7
     ddfs.tag("small", [])
-    rows["append"] = median_ms(lambda: ddfs.tag("small", [["http://node/x"]]), 200)
+    yield "append", lambda: ddfs.tag("small", [["http://node/x"]]), 100
     ddfs.put("small", [["http://node/x"]])
-    rows["get"] = median_ms(lambda: ddfs.get("small"), 200)
-    rows["set attribute"] = median_ms(lambda: ddfs.setattr("small", "key", "value"), 200)
+    yield "get", lambda: ddfs.get("small"), 100
+    yield "set attribute", lambda: ddfs.setattr("small", "key", "value"), 100
     names = iter(range(10**6))
     for number in range(101):
         ddfs.tag(f"delete:{number}", [])
-    rows["delete"] = median_ms(lambda: ddfs.delete(f"delete:{next(names)}"), 100)
+    yield "delete", lambda: ddfs.delete(f"delete:{next(names)}"), 100
     ddfs.put("large", [[f"disco://node/ddfs/vol0/blob/00/b-{n}$5dc-7b-2a"] for n in range(10_000)])
-    rows["append to 10,000 urls"] = median_ms(lambda: ddfs.tag("large", [["http://node/x"]]), 50)
-    return rows
+    yield "append to 10,000 urls", lambda: ddfs.tag("large", [["http://node/x"]]), 50
+
+
+def raw_calls(url: str, stack: contextlib.ExitStack) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield how the same libraries move the same bytes and nothing else, by row.
+
+    A download is of what the row before has uploaded.
+    """
+    import urllib3
+
+    pool = urllib3.PoolManager(retries=False)
+    stack.callback(pool.clear)
+    for label, size in SIZES.items():
+        data = os.urandom(size)
+        yield f"push {label}", lambda d=data: pool.request("PUT", url, body=d)  # type: ignore[misc]
+        yield f"pull {label}", lambda: pool.request("GET", url).data
+    one = os.urandom(MIB)
+    yield MANY_ROW, lambda: [pool.request("PUT", url, body=one) for _ in range(MANY)]
 
 
 def free_port() -> int:
@@ -144,51 +156,42 @@ def served(*command: str, port: int) -> Iterator[None]:
         process.wait()
 
 
-def measure_raw(root: str) -> dict[str, float]:
-    """Return what the same libraries take to move the same bytes and nothing else."""
-    import urllib3
+def serve(root: str, stack: contextlib.ExitStack) -> tuple[DDFS, str]:
+    """Start a server of ours and a raw one; return a client of the one, the URL of the other."""
+    port, raw_port = free_port(), free_port()
+    module = "proxyflow.storage.tagblob.server"
+    command = ["-m", module, "--root", f"file://{root}/served", "--port", str(port)]
+    stack.enter_context(served(*command, port=port))
+    stack.enter_context(served("-c", RAW_SERVER, root, str(raw_port), port=raw_port))
+    return (
+        stack.enter_context(DDFS(f"disco://127.0.0.1:{port}")),
+        f"http://127.0.0.1:{raw_port}/raw",
+    )
 
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/raw"
-    pool = urllib3.PoolManager(retries=False)
-    rows = {}
-    with served("-c", RAW_SERVER, root, str(port), port=port):
-        for label, size in SIZES.items():
-            data = os.urandom(size)
-            count = repetitions(size)
-            rows[f"push {label}"] = median_ms(
-                lambda d=data: pool.request("PUT", url, body=d), count
-            )
-            rows[f"pull {label}"] = median_ms(lambda: pool.request("GET", url).data, count)
-        data = os.urandom(MIB)
-        rows[MANY_ROW] = median_ms(
-            lambda: [pool.request("PUT", url, body=data) for _ in range(MANY)], 7
-        )
-    pool.clear()
-    return rows
+
+def collect(options: Options) -> Result:
+    """Measure every row."""
+    rows: Rows = {}
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
+        ddfs, raw_url = serve(root, stack)
+        raw = dict(raw_calls(raw_url, stack))
+        embedded = steps(DDFS(f"file://{root}/embedded", durable=False))
+        for (row, ours, usual), (_, over_http, _) in zip(embedded, steps(ddfs), strict=True):
+            calls = {OURS: ours, WIRE: over_http}
+            if row in raw:
+                calls[RAW] = raw[row]
+            rows[row] = dict(interleave(calls, rounds=options.rounds(usual)))
+            reference = REFERENCE[row]
+            if reference is not None:
+                rows[row][DISCO] = reference / 1e3
+    note = f"{DISCO.partition(',')[0]}: one node over loopback on another machine."
+    return Result(tables=[Table("Tags and blobs", rows, OURS, note=note)])
 
 
 def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", default=None, help="where the stores lie (default: TMPDIR)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        embedded = measure(DDFS(f"file://{root}/embedded", durable=False))
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        raw = measure_raw(root)
-    with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        port = free_port()
-        module = "proxyflow.storage.tagblob.server"
-        command = ["-m", module, "--root", f"file://{root}/served", "--port", str(port)]
-        with served(*command, port=port), DDFS(f"disco://127.0.0.1:{port}") as ddfs:
-            wire = measure(ddfs)
-    print(f"{'median ms':24}{'embedded':>10}{'reference':>11}{'ahead':>8}{'http':>9}{'raw':>9}")
-    for row, reference in REFERENCE.items():
-        shown = f"{reference:11.2f}" if reference else f"{'':11}"
-        ahead = f"{reference / embedded[row]:.1f}x" if reference else ""
-        beside = f"{raw[row]:9.2f}" if row in raw else ""
-        print(f"{row:24}{embedded[row]:10.2f}{shown}{ahead:>8}{wire[row]:9.2f}{beside}")
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":
