@@ -38,6 +38,10 @@ WARM_BYTES = 2 * MIB
 ROUNDS = 3
 OURS, PLAIN, PEER = in_dask.OURS, in_dask.PLAIN, in_dask.PEER
 PEAK = "peak, resident"
+NOTE = """\
+resident: all that is mapped and in memory; proportional (PSS): shared pages divided among those who
+share them; private (USS): what nobody else has; anonymous: heap, no shared memory. The writer's own
+array was there before. What lies in shared memory and is mapped by nobody is counted nowhere."""
 _LIMIT_SECONDS = 60
 
 Grown = dict[str, dict[str, float]]
@@ -141,9 +145,7 @@ def collect(options: Options) -> Result:
                 rows,
                 unit="MiB",
                 factor=1 / MIB,
-                note="resident: all that is mapped and in memory; proportional (PSS): shared pages "
-                "divided among those who share them; private (USS): what nobody else has; "
-                "anonymous: heap, no shared memory. The writer's own array was there before.",
+                note=NOTE,
             )
         ],
         plots=[

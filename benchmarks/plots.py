@@ -15,7 +15,13 @@ from benchmarks.sizes import label
 matplotlib.use("svg")
 
 from matplotlib import pyplot
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 __all__ = ["draw"]
 
@@ -26,6 +32,10 @@ _LIMIT_COLOURS = ("#444444", "#999999")
 _PANEL_INCHES = (4.6, 3.9)
 # Sizes are powers of two; every one of them as a label would not fit.
 _LABELS = 6
+# Contestants beside each other in a legend below one panel, and how high a line of it is.
+_COLUMNS, _LEGEND_INCHES = 3, 0.2
+# Where values are so near to each other, powers of ten are too few to read a scale by.
+_NEAR = 100
 
 _SETTINGS = {
     # The same figures give the same file, and no date or name gets into it.
@@ -33,6 +43,9 @@ _SETTINGS = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
+    "legend.fontsize": 8.5,
+    "legend.columnspacing": 1.2,
+    "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -80,6 +93,7 @@ def _curves(panel: Panel, axis: Any) -> None:
     axis.set_xlabel("size of the object")
     axis.set_ylabel(panel.unit)
     _label_sizes(axis, sorted(sizes))
+    _label_values(axis)
 
 
 def _quartiles(value: float) -> tuple[float, float]:
@@ -91,7 +105,14 @@ def _label_sizes(axis: Any, sizes: list[float]) -> None:
     axis.xaxis.set_major_locator(FixedLocator(sizes[::step]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: label(round(x))))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+
+
+def _label_values(axis: Any) -> None:
+    low, high = axis.get_ylim()
+    parts = (1.0, 2.0, 5.0) if high / low < _NEAR else (1.0,)
+    axis.yaxis.set_major_locator(LogLocator(subs=parts))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.9g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _bars(panel: Panel, axis: Any) -> None:
@@ -122,15 +143,22 @@ def _bars_of(
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Put one legend for all panels below them."""
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    columns = min(len(handles), 2 if len(axes) == 1 else 5)
-    rows = -(-len(handles) // columns)
-    room = (0.35 + 0.22 * rows) / figure.get_size_inches()[1]
-    figure.tight_layout(rect=(0, room - 0.05, 1, 1))
-    figure.legend(
-        handles.values(), handles, loc="lower center", ncols=columns, frameon=False, fontsize=9
-    )
+    """Put a legend below each panel, or one below all if they have the same contestants."""
+    found = [axis.get_legend_handles_labels() for axis in axes]
+    names = [labels for _, labels in found]
+    shared = len(axes) > 1 and all(labels == names[0] for labels in names)
+    columns = _COLUMNS * len(axes) if shared else _COLUMNS
+    rows = -(-max(len(labels) for labels in names) // columns)
+    room = (_LEGEND_INCHES * (rows + 1)) / figure.get_size_inches()[1]
+    figure.tight_layout(rect=(0, room, 1, 1))
+    width = 1 / len(axes)
+    for place, (handles, labels) in enumerate(found[:1] if shared else found):
+        middle = 0.5 if shared else (place + 0.5) * width
+        figure.legend(
+            handles,
+            labels,
+            loc="lower center",
+            bbox_to_anchor=(middle, 0),
+            ncols=columns,
+            frameon=False,
+        )
