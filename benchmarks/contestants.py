@@ -23,7 +23,20 @@ from benchmarks.measure import missing
 from proxyflow import Store
 from proxyflow.recipe import open_store
 
-__all__ = ["FILE", "OURS", "PEER", "RAY", "WRITE", "Holder", "holders", "memcpy", "of_store"]
+__all__ = [
+    "FILE",
+    "OURS",
+    "PEER",
+    "RAY",
+    "WRITE",
+    "Holder",
+    "Seconds",
+    "holders",
+    "memcpy",
+    "of_peer",
+    "of_store",
+    "timed_reads",
+]
 
 OURS, FILE = "proxyflow shm://", "proxyflow file://"
 PEER, RAY = "ProxyStore file", "Ray"

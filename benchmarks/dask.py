@@ -11,24 +11,29 @@ from __future__ import annotations
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Client, LocalCluster
 
 from benchmarks.dask_tasks import add_one, first, first_of_all, warm_up
 from benchmarks.goals import Goal
+from benchmarks.leftovers import empty
 from benchmarks.measure import interleave, missing
 from benchmarks.options import SHARED_MEMORY, Options, parser, read
-from benchmarks.result import Result, Table
-from benchmarks.sizes import KIB, MIB, label
+from benchmarks.result import Result, Rows, Table
+from benchmarks.sizes import KIB, MIB, has_room, label
 from proxyflow_dask import ProxyPlugin
 
 OURS, PLAIN, PEER = "proxyflow", "plain Dask", "proxystore-ex"
 WITH_RESULTS = "results=True"
 WORKERS = 4
+SHARING = 32
+"""Tasks that get the same array."""
+
+Array = np.ndarray[Any, Any]
 LARGE, QUICK_LARGE = 100 * MIB, 10 * MIB
 
 NEEDED = {
@@ -45,7 +50,7 @@ _fresh: Iterator[int] = itertools.count(1)
 _noise = np.random.default_rng(1).random(LARGE // 8)
 
 
-def array(nbytes: int) -> np.ndarray[Any, Any]:
+def array(nbytes: int) -> Array:
     """Return an array that no call has seen before."""
     made = _noise[: nbytes // 8].copy()
     made[0] = next(_fresh)
@@ -57,6 +62,9 @@ class Contestant:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+
+    def tidy(self) -> None:
+        """Remove what was left behind."""
 
     def give(self, value: Any) -> Any:
         """Return what to pass to a task for a value."""
@@ -79,64 +87,79 @@ class Scatter(Contestant):
         return self.client.scatter(value, broadcast=True, hash=False)
 
 
-def submit_one(who: Contestant, value: Any) -> None:
+class Peer(Contestant):
+    """proxystore-ex, whose objects stay when their tasks are done."""
+
+    def __init__(self, client: Client, directory: str) -> None:
+        super().__init__(client)
+        self.directory = directory
+
+    def tidy(self) -> None:
+        """Remove the objects."""
+        empty(self.directory)
+
+
+def submit_one(who: Contestant, values: list[Array]) -> None:
     """Submit one task and wait for its result."""
-    who.client.submit(first, who.give(value)).result()
+    who.client.submit(first, who.give(values[0])).result()
 
 
-def submit_each(who: Contestant, values: list[Any]) -> None:
-    """Submit a task for each value."""
-    who.client.gather([who.client.submit(first, who.give(value)) for value in values])
+def submit_each(who: Contestant, values: list[Array]) -> list[float]:
+    """Submit a task for each value and return the results."""
+    return list(who.client.gather([who.client.submit(first, who.give(value)) for value in values]))
 
 
-def submit_shared(who: Contestant, value: Any) -> None:
-    """Submit 32 tasks with one value."""
-    given = who.give_all(value)
-    who.client.gather([who.client.submit(first, given, i) for i in range(32)])
+def submit_shared(who: Contestant, values: list[Array]) -> None:
+    """Submit many tasks with one value."""
+    given = who.give_all(values[0])
+    who.client.gather([who.client.submit(first, given, i) for i in range(SHARING)])
 
 
-def submit_chain(who: Contestant, value: Any) -> None:
+def submit_chain(who: Contestant, values: list[Array]) -> None:
     """Submit five tasks, each with the large result of the one before."""
-    task = who.give(value)
+    task = who.give(values[0])
     for _ in range(5):
         task = who.client.submit(add_one, task)
     who.client.submit(first, task).result()
 
 
-def fetch_result(who: Contestant, value: Any) -> None:
+def fetch_result(who: Contestant, values: list[Array]) -> None:
     """Submit one task and get its large result."""
-    who.client.submit(add_one, who.give(value)).result()
+    who.client.submit(add_one, who.give(values[0])).result()
 
 
-def submit_nested(who: Contestant, values: list[Any]) -> None:
+def submit_nested(who: Contestant, values: list[Array]) -> None:
     """Submit one task with a list of values."""
     who.client.submit(first_of_all, [who.give(value) for value in values]).result()
 
 
-Row = tuple[Callable[[Contestant, Any], None], Callable[[], Any], int]
-"""What is done with an object, what makes it, and the usual number of rounds."""
+class Row(NamedTuple):
+    """What is done with a value, what it is, how often, and how many times it is in memory."""
+
+    action: Callable[[Contestant, list[Array]], object]
+    value: list[Array]
+    rounds: int
+    copies: int = 10
 
 
 def rows_with(large: int) -> dict[str, Row]:
     """Return the rows by name, with large objects of a size."""
     name, tenth = label(large), large // 10
+    one = [array(large)]
     return {
-        "submit 1 KiB": (submit_one, lambda: array(KIB), 60),
-        "submit 1 MiB": (submit_one, lambda: array(MIB), 30),
-        f"submit {name}": (submit_one, lambda: array(large), 5),
-        "100 tasks of 1 MiB": (submit_each, lambda: [array(MIB) for _ in range(100)], 5),
-        f"{name} to 32 tasks": (submit_shared, lambda: array(large), 3),
-        f"chain of 5 x {name}": (submit_chain, lambda: array(large), 5),
-        f"result of {name}": (fetch_result, lambda: array(large), 5),
-        f"list of 8 x {label(tenth)}": (
-            submit_nested,
-            lambda: [array(tenth) for _ in range(8)],
-            7,
-        ),
+        "submit 1 KiB": Row(submit_one, [array(KIB)], 60),
+        "submit 1 MiB": Row(submit_one, [array(MIB)], 30),
+        f"submit {name}": Row(submit_one, one, 5),
+        "100 tasks of 1 MiB": Row(submit_each, [array(MIB) for _ in range(100)], 5),
+        # Plain Dask has each task's copy in client, scheduler and workers.
+        f"{name} to {SHARING} tasks": Row(submit_shared, one, 3, copies=5 * SHARING),
+        f"chain of 5 x {name}": Row(submit_chain, one, 5, copies=30),
+        f"result of {name}": Row(fetch_result, one, 5),
+        f"list of 8 x {label(tenth)}": Row(submit_nested, [array(tenth) for _ in range(8)], 7),
     }
 
 
-def goals(rows: dict[str, dict[str, float]]) -> list[Goal]:
+def goals(rows: Rows) -> list[Goal]:
     """Return what is promised, of the rows that were measured."""
     return [
         Goal(f"{row}, as fast as {PLAIN}", rows[row][PLAIN] / rows[row][OURS], least, True)
@@ -145,17 +168,23 @@ def goals(rows: dict[str, dict[str, float]]) -> list[Goal]:
     ]
 
 
-def run(row: Row, contestants: dict[str, Contestant], options: Options) -> dict[str, float]:
+def run(row: Row, contestants: dict[str, Contestant], options: Options) -> Mapping[str, float]:
     """Return the median seconds of each contestant."""
-    action, make, usual = row
-    rounds = options.rounds(usual)
-    prepared = {name: [make() for _ in range(rounds + 1)] for name in contestants}
 
-    def call(name: str) -> Callable[[], None]:
-        # The values are made before any clock runs.
-        return lambda: action(contestants[name], prepared[name].pop())
+    def call(who: Contestant) -> Callable[[], None]:
+        def renewed() -> None:
+            # The same arrays with another content: new ones for each call would take gigabytes.
+            for values in row.value:
+                values[0] = next(_fresh)
+            row.action(who, row.value)
 
-    return dict(interleave({name: call(name) for name in contestants}, rounds=rounds))
+        return renewed
+
+    calls = {name: call(who) for name, who in contestants.items()}
+    medians = interleave(calls, rounds=options.rounds(row.rounds))
+    for who in contestants.values():
+        who.tidy()
+    return medians
 
 
 def contestants_on(
@@ -177,11 +206,12 @@ def contestants_on(
     }
     absent = missing("proxystore_ex")
     if not absent:
-        found[PEER] = Contestant(peer_client(cluster, stack))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
+        found[PEER] = Peer(peer_client(cluster, directory, stack), directory)
     return found, [f"{name} is not installed" for name in absent]
 
 
-def peer_client(cluster: LocalCluster, stack: ExitStack) -> Client:
+def peer_client(cluster: Any, directory: str, stack: ExitStack) -> Client:
     """Return proxystore-ex's client, with a store in shared memory like ours."""
     from proxystore.connectors.file import FileConnector
     from proxystore.store import Store
@@ -190,8 +220,10 @@ def peer_client(cluster: LocalCluster, stack: ExitStack) -> Client:
     warnings.simplefilter("ignore", ExperimentalWarning)
     from proxystore_ex.plugins.distributed import Client as PeerClient
 
-    directory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
-    store = stack.enter_context(Store("benchmark", FileConnector(directory), register=True))
+    # Each object is asked for once: a larger cache would only fill the workers' memory.
+    store = stack.enter_context(
+        Store("benchmark", FileConnector(directory), cache_size=1, register=True)
+    )
     return stack.enter_context(
         PeerClient(cluster, set_as_default=False, ps_store=store, ps_threshold=MIB)
     )
@@ -213,7 +245,12 @@ def collect(options: Options) -> Result:
     large = QUICK_LARGE if options.quick else LARGE
     with ExitStack() as stack:
         contestants, left_out = contestants_on(cluster_of(WORKERS, stack), stack)
-        rows = {name: run(row, contestants, options) for name, row in rows_with(large).items()}
+        rows: Rows = {}
+        for name, row in rows_with(large).items():
+            if has_room(row.value[0].nbytes, SHARED_MEMORY, row.copies * len(row.value)):
+                rows[name] = run(row, contestants, options)
+            else:
+                left_out.append(f"{name}: too little memory is free")
     return Result(
         tables=[Table(f"An array as the argument of a task, {WORKERS} workers", rows, OURS)],
         goals=goals(rows),

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
@@ -73,7 +73,7 @@ def from_s3(options: Options) -> Rows:
         }
 
 
-def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
+def write_and_read(where: str, data: bytes, rounds: int) -> Mapping[str, float]:
     """Time writing, publishing and reading `data`."""
     hub = os.path.join(where, "hub")
     plain = os.path.join(where, "plain")
@@ -110,12 +110,12 @@ def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
             "plain": lambda: plain_file(False),
             "fsspec local": through_fsspec,
         }
-        result = dict(interleave(calls, rounds=rounds))
+        result = interleave(calls, rounds=rounds)
     shutil.rmtree(hub)
     return result
 
 
-def sync_among(where: str, entries: int, rounds: int) -> dict[str, float]:
+def sync_among(where: str, entries: int, rounds: int) -> Mapping[str, float]:
     """Time publishing one file in a filespace of `entries` others."""
     hub = os.path.join(where, "hub")
     with Workspace(hub).link_filespace(name="data") as filespace:
@@ -129,12 +129,12 @@ def sync_among(where: str, entries: int, rounds: int) -> dict[str, float]:
             filespace.fs.write_file(f"/d/new{next(numbers)}", b"x")
             filespace.sync_all()
 
-        result = dict(interleave({OURS: change}, rounds=rounds))
+        result = interleave({OURS: change}, rounds=rounds)
     shutil.rmtree(hub)
     return result
 
 
-def read_parquet(endpoint: str, columns: list[str] | None, rounds: int) -> dict[str, float]:
+def read_parquet(endpoint: str, columns: list[str] | None, rounds: int) -> Mapping[str, float]:
     """Time reading columns of a Parquet object, linked and through s3fs."""
     import numpy as np
     import pandas as pd
@@ -164,7 +164,7 @@ def read_parquet(endpoint: str, columns: list[str] | None, rounds: int) -> dict[
             read(s3, "bench/t.parquet")
 
         calls = {"linked": lambda: read(fs, f"{root}/t.parquet"), "s3fs": directly}
-        result = dict(interleave(calls, rounds=rounds))
+        result = interleave(calls, rounds=rounds)
         fs.close()
     return result
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from benchmarks.options import SHARED_MEMORY, Options, parser, read
 from benchmarks.result import Panel, Plot, Result, Table
 from benchmarks.sizes import KIB, MIB, label
 
-Array = np.ndarray[Any, Any]
+# The stubs of Python do not know that arrays are buffers.
+Array: TypeAlias = Any
 
 COPY = "memcpy"
 MAPPED = "mapped, + sum"
@@ -52,7 +53,7 @@ def plain_map(path: str, nbytes: int) -> Array:
 
 def memory_calls(nbytes: int, directory: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what can be done with so many bytes, by name."""
-    source = np.random.default_rng(0).random(nbytes // 8)
+    source: Array = np.random.default_rng(0).random(nbytes // 8)
     ready = np.ones_like(source)
     path = os.path.join(directory, label(nbytes))
     plain_write(path, source)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from benchmarks.measure import Median, missing
 from benchmarks.options import Options, parser, read
-from benchmarks.result import Result, Rows, Table
+from benchmarks.result import Result, Table
 from proxyflow.storage.maildir import FileStore
 
 OURS = "proxyflow FileStore"
@@ -143,7 +143,7 @@ def compare(size: int, options: Options) -> dict[Peer, Median]:
 
 def collect(options: Options) -> Result:
     """Compare the queues for each size of message."""
-    tables: dict[bool, Rows] = {False: {}, True: {}}
+    tables: dict[bool, dict[str, dict[str, float]]] = {False: {}, True: {}}
     for label, size in SIZES.items():
         for peer, median in compare(size, options).items():
             name = peer.name if peer.name == OURS else f"{peer.name}, {peer.synced or 'nothing'}"

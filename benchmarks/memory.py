@@ -48,10 +48,10 @@ Grown = dict[str, dict[str, float]]
 """Bytes by process and by what is counted."""
 
 
-def client_of(who: str, cluster: SubprocessCluster, stack: ExitStack) -> Client:
+def client_of(who: str, cluster: Any, directory: str, stack: ExitStack) -> Client:
     """Return the client of a contestant."""
     if who == PEER:
-        return in_dask.peer_client(cluster, stack)
+        return in_dask.peer_client(cluster, directory, stack)
     client = stack.enter_context(Client(cluster, set_as_default=False))
     if who == OURS:
         client.register_plugin(ProxyPlugin())
@@ -69,7 +69,7 @@ def grown(who: str, nbytes: int) -> Grown:
                 worker_kwargs={"nthreads": 1, "dashboard": False},
             )
         )
-        client = client_of(who, cluster, stack)
+        client = client_of(who, cluster, os.path.join(directory, "peer"), stack)
         client.submit(warm_up).result()
         # Everything imported, and each code path taken once.
         client.submit(hold, np.random.default_rng(0).random(WARM_BYTES // 8), "").result()

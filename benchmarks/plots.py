@@ -37,7 +37,7 @@ _COLUMNS, _LEGEND_INCHES = 3, 0.2
 # Where values are so near to each other, powers of ten are too few to read a scale by.
 _NEAR = 100
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     # The same figures give the same file, and no date or name gets into it.
     "svg.hashsalt": "proxyflow",
     "svg.fonttype": "none",

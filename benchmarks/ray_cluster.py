@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,13 +16,13 @@ _BYTES = 3072 * MIB
 
 def start(stack: ExitStack, workers: int) -> Any:
     """Start Ray with so many workers until the stack is closed; return the module."""
-    import ray  # type: ignore[import-not-found]
+    import ray
 
     ray.init(
         num_cpus=workers,
         object_store_memory=_BYTES,
         include_dashboard=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         log_to_driver=False,
     )
     stack.callback(ray.shutdown)

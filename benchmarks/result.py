@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.goals import Goal
 from benchmarks.goals import report as goals_as_text
@@ -11,7 +12,7 @@ from benchmarks.measure import table
 
 __all__ = ["Panel", "Plot", "Result", "Rows", "Table"]
 
-Rows = dict[str, dict[str, float]]
+Rows = dict[str, Mapping[str, float]]
 """What was measured, by row and contestant."""
 
 
@@ -61,7 +62,7 @@ class Panel:
 
     title: str
     unit: str
-    curves: Mapping[str, Mapping[float, float]] | Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, Mapping[Any, float]]
     limits: tuple[str, ...] = ()
 
 

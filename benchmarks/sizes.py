@@ -29,7 +29,7 @@ def label(nbytes: int) -> str:
     return f"{nbytes} B"
 
 
-def has_room(nbytes: int, directory: str) -> bool:
+def has_room(nbytes: int, directory: str, copies: int = _COPIES) -> bool:
     """Return whether objects of a size can be measured without crowding out anybody."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -37,4 +37,4 @@ def has_room(nbytes: int, directory: str) -> bool:
             break
     else:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(available, shutil.disk_usage(directory).free) > nbytes * _COPIES
+    return min(available, shutil.disk_usage(directory).free) > nbytes * copies

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import interleave
 from benchmarks.options import Options, parser, read
-from benchmarks.result import Result, Rows, Table
+from benchmarks.result import Result, Table
 from proxyflow.storage.tagblob import DDFS
 
 OURS, WIRE, RAW = "embedded", "over HTTP", "raw HTTP"
@@ -171,7 +171,7 @@ def serve(root: str, stack: contextlib.ExitStack) -> tuple[DDFS, str]:
 
 def collect(options: Options) -> Result:
     """Measure every row."""
-    rows: Rows = {}
+    rows: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
         ddfs, raw_url = serve(root, stack)

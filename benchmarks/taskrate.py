@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import dask as in_dask
 from benchmarks import pools as in_pools
 from benchmarks.executor import START, touch
+from benchmarks.leftovers import empty
 from benchmarks.measure import interleave
 from benchmarks.options import SHARED_MEMORY, Options, parser, read
 from benchmarks.result import Panel, Plot, Result, Table
@@ -31,10 +32,13 @@ SIZES = [KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB]
 QUICK_SIZES = [KIB, 128 * KIB, 2 * MIB]
 ROUNDS = 7
 # Tasks at once: many small ones, of large ones no more than these bytes, but some for each worker.
-_MOST, _FEWEST, _BATCH_BYTES = 64, 8, 64 * MIB
+_MOST, _FEWEST, _BATCH_BYTES = 64, 4, 64 * MIB
+
+# How often to look whether somebody takes a changed array for the one before; also the warm-up.
+_CHECKS = 2
 
 Array = np.ndarray[Any, Any]
-Batch = Callable[[list[Array]], object]
+Batch = Callable[[list[Array]], list[float]]
 Rates = dict[int, dict[str, float]]
 
 _fresh: Iterator[int] = itertools.count(1)
@@ -45,15 +49,19 @@ def batch(nbytes: int) -> int:
     return max(_FEWEST, min(_MOST, _BATCH_BYTES // nbytes))
 
 
-def measure(contestants: Mapping[str, Batch], options: Options, directory: str) -> Rates:
-    """Return tasks a second by size and contestant."""
+def measure(
+    contestants: Mapping[str, Batch], options: Options, directory: str, tidy: Callable[[], None]
+) -> Rates:
+    """Return tasks a second by size and contestant, tidying up after each size."""
     sizes = QUICK_SIZES if options.quick else SIZES
     noise = np.random.default_rng(1).random(max(sizes) // 8)
     rates: Rates = {}
     for nbytes in sizes:
         tasks = batch(nbytes)
-        if has_room(nbytes * tasks // 2, directory):
+        # What is left behind in every round until it is tidied up.
+        if has_room(nbytes * tasks, directory, copies=4 * ROUNDS):
             rates[nbytes] = dict(_measure_size(contestants, noise, nbytes, tasks, options))
+        tidy()
     return rates
 
 
@@ -64,16 +72,24 @@ def _measure_size(
     # turn to turn, so that nothing is recognised as seen before.
     made = [noise[: nbytes // 8].copy() for _ in range(tasks)]
 
+    def renew() -> None:
+        for array in made:
+            array[0] = next(_fresh)
+
     def call(run: Batch) -> Callable[[], object]:
         def again() -> object:
-            for array in made:
-                array[0] = next(_fresh)
+            renew()
             return run(made)
 
         return again
 
+    for name, run in contestants.items():
+        for _ in range(_CHECKS):
+            renew()
+            if run(made) != [touch(array) for array in made]:
+                raise RuntimeError(f"wrong results: {name} with {label(nbytes)}")
     calls = {name: call(run) for name, run in contestants.items()}
-    seconds = interleave(calls, rounds=options.rounds(ROUNDS))
+    seconds = interleave(calls, rounds=options.rounds(ROUNDS), warmup=0)
     return {name: median.map(lambda one: tasks / one) for name, median in seconds.items()}
 
 
@@ -91,7 +107,7 @@ def pool_rates(options: Options) -> tuple[Rates, list[str]]:
             return lambda given: run(touch, given)
 
         calls = {name: batched(run) for name, run in runs.items()}
-        return measure(calls, options, directory), left_out
+        return measure(calls, options, directory, lambda: empty(f"{directory}/peer")), left_out
 
 
 def dask_rates(options: Options) -> tuple[Rates, list[str]]:
@@ -106,7 +122,12 @@ def dask_rates(options: Options) -> tuple[Rates, list[str]]:
             return lambda given: in_dask.submit_each(who, given)
 
         calls = {name: batched(who) for name, who in contestants.items()}
-        return measure(calls, options, options.directory or SHARED_MEMORY), left_out
+
+        def tidy() -> None:
+            for who in contestants.values():
+                who.tidy()
+
+        return measure(calls, options, options.directory or SHARED_MEMORY, tidy), left_out
 
 
 def collect(options: Options) -> Result:
