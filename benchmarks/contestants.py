@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ray_cluster
-from benchmarks.limits import Array, plain_map, plain_write
+from benchmarks.limits import COPY, Array, plain_map, plain_write
 from benchmarks.measure import missing
 from proxyflow import Store
 from proxyflow.recipe import open_store
@@ -40,7 +40,7 @@ __all__ = [
 
 OURS, FILE = "proxyflow shm://", "proxyflow file://"
 PEER, RAY = "ProxyStore file", "Ray"
-WRITE, COPY = "write() + mmap", "memcpy"
+WRITE = "write() + mmap"
 
 Seconds = tuple[float, float]
 """Of a get, and of a get and of summing what was got."""
@@ -143,7 +143,7 @@ def of_files(directory: str, pool: ProcessPoolExecutor) -> Holder:
 
 
 def memcpy() -> Holder:
-    """Return a copy into memory that is there: nothing that keeps objects can be faster."""
+    """Return a copy into memory that is there: no single thread can put faster."""
     ready: dict[int, Array] = {}
 
     def put(array: Array) -> int:

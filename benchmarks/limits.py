@@ -26,7 +26,7 @@ from benchmarks.sizes import KIB, MIB, label
 # The stubs of Python do not know that arrays are buffers.
 Array: TypeAlias = Any
 
-COPY = "memcpy"
+COPY = "memcpy, one thread"
 MAPPED = "mapped, + sum"
 _GIGABYTE = 1e9
 

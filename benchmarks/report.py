@@ -8,6 +8,7 @@ own; one that fails is in the report with its error, and the exit status is not 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ so."""
 
 def main() -> None:
     """Measure, write the report, and say by the exit status whether all went well."""
+    # As an interrupt: the section that is running has to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     arguments = _arguments()
     options = read(arguments)
     machine = facts()

@@ -2,8 +2,8 @@
 
 Run with ``python -m benchmarks.throughput [--quick]``. Everything is in shared memory; reading
 happens in another process. "get" ends before a byte of the array is touched, "get + sum" when all
-of it has been read. The limits: copying into memory that is there already, and summing a mapped
-file. The contestants take turns.
+of it has been read. The limits: copying into memory that is there already, by one thread, and
+summing a mapped file. The contestants take turns.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.contestants import FILE, OURS, WRITE, holders, memcpy
 from benchmarks.holding import GET, PUT, READ, compare
+from benchmarks.limits import COPY
 from benchmarks.measure import Median
 from benchmarks.options import SHARED_MEMORY, Options, parser, read
 from benchmarks.result import Panel, Plot, Result, Table
@@ -62,7 +63,7 @@ def collect(options: Options) -> Result:
 
 
 def _plots(rows: dict[str, dict[int, dict[str, Median]]]) -> list[Plot]:
-    limits = (WRITE, "memcpy")
+    limits = (WRITE, COPY)
     return [
         Plot(
             "throughput",
