@@ -26,11 +26,14 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-bench
+# The extra with the peers to compare with; `make bench BENCH=bench-ray` for Ray among them.
+BENCH ?= bench
+
+bench: $(VENV)/.installed-$(BENCH)
 	$(BIN)/python -m benchmarks.report
 
-# In less than two minutes, few rounds and small objects; the report that is checked in stays as it is.
-bench-quick: $(VENV)/.installed-bench
+# In less than two minutes: few rounds, small objects. The report that is checked in stays as it is.
+bench-quick: $(VENV)/.installed-$(BENCH)
 	$(BIN)/python -m benchmarks.report --quick --output build/bench-quick
 
 # The Dask suite against the oldest and the newest version of distributed that is supported, each in
