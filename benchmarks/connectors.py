@@ -72,8 +72,12 @@ def read_peer_redis(port: int, keys: list[Any]) -> list[Seconds]:
 
 def contestants(options: Options, stack: ExitStack) -> tuple[list[Holder], list[str]]:
     """Open all of them; return them, and who is left out."""
-    memory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
-    disk = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
+    memory = stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="benchmark-", dir=SHARED_MEMORY)
+    )
+    disk = stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory)
+    )
     pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
     left_out = list(LEFT_OUT)
     places = urls(memory, disk)

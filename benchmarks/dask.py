@@ -206,7 +206,9 @@ def contestants_on(
     }
     absent = missing("proxystore_ex")
     if not absent:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=SHARED_MEMORY)
+        )
         found[PEER] = Peer(peer_client(cluster, directory, stack), directory)
     return found, [f"{name} is not installed" for name in absent]
 
@@ -222,7 +224,7 @@ def peer_client(cluster: Any, directory: str, stack: ExitStack) -> Client:
 
     # Each object is asked for once: a larger cache would only fill the workers' memory.
     store = stack.enter_context(
-        Store("benchmark", FileConnector(directory), cache_size=1, register=True)
+        Store("benchmark", FileConnector(directory, clear=False), cache_size=1, register=True)
     )
     return stack.enter_context(
         PeerClient(cluster, set_as_default=False, ps_store=store, ps_threshold=MIB)

@@ -54,7 +54,7 @@ def collect(options: Options, start: str = START) -> Result:
     rows: Rows = {}
     with ExitStack() as stack:
         directory = stack.enter_context(
-            tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY)
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory or SHARED_MEMORY)
         )
         store = stack.enter_context(Store(f"file://{directory}/ours"))
         context = multiprocessing.get_context(start)

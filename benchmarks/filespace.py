@@ -44,7 +44,7 @@ def collect(options: Options) -> Result:
     """Measure all of it."""
     files: Rows = {}
     changes: Rows = {}
-    with tempfile.TemporaryDirectory(dir=options.directory) as where:
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory) as where:
         for label, (size, rounds) in SIZES.items():
             if not options.quick or size <= 1 << 20:
                 files[label] = write_and_read(where, os.urandom(size), options.rounds(rounds))

@@ -154,7 +154,7 @@ def measure(tried: list[Candidate], options: Options) -> Timings:
 def collect(options: Options) -> Result:
     """Measure all of them."""
     absent = [f"{name} is not installed" for name in missing("proxystore")]
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory) as directory:
         try:
             with candidates(directory) as tried:
                 timings = measure(tried, options)

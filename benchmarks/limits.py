@@ -106,7 +106,9 @@ def collect(options: Options) -> Result:
     largest = 16 if options.quick else 256
     sizes = [KIB, 64 * KIB, MIB, largest * MIB]
     seconds: dict[int, dict[str, Median]] = {}
-    with tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="benchmark-", dir=options.directory or SHARED_MEMORY
+    ) as directory:
         for nbytes in sizes:
             calls = dict(memory_calls(nbytes, directory))
             rounds = options.rounds(200 if nbytes <= MIB else 15)

@@ -61,7 +61,9 @@ def client_of(who: str, cluster: Any, directory: str, stack: ExitStack) -> Clien
 def grown(who: str, nbytes: int) -> Grown:
     """Send an array to one task in a new cluster; return by how much each process grew."""
     with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY))
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=SHARED_MEMORY)
+        )
         cluster = stack.enter_context(
             SubprocessCluster(
                 n_workers=1,

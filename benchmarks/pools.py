@@ -50,7 +50,9 @@ def peer_executor(pool: Executor, directory: str) -> Any:
     from proxystore.store.executor import StoreExecutor
 
     # Each object is asked for once: a larger cache would only fill the workers' memory.
-    store = PeerStore(f"peer-{os.getpid()}", FileConnector(directory), cache_size=1, register=True)
+    store = PeerStore(
+        f"peer-{os.getpid()}", FileConnector(directory, clear=False), cache_size=1, register=True
+    )
     return StoreExecutor(pool, store, should_proxy=is_array)
 
 

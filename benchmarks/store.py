@@ -40,7 +40,7 @@ def collect(options: Options) -> Result:
     """Measure times, then memory, and compare with the goals."""
     with ExitStack() as stack:
         directory = stack.enter_context(
-            tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY)
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory or SHARED_MEMORY)
         )
         contestants, left_out = holders(directory, stack)
         rows: Rows = {}
@@ -55,7 +55,9 @@ def collect(options: Options) -> Result:
                 rows[f"{label(nbytes)} {operation}"] = medians
             del array
     nbytes = 128 * MIB if options.quick else GIB
-    with tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="benchmark-", dir=options.directory or SHARED_MEMORY
+    ) as directory:
         shares = memory(f"shm://{directory}", nbytes)
     goals = time_goals(rows) + memory_goals(shares, label(nbytes))
     return Result(

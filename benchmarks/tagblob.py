@@ -173,7 +173,9 @@ def collect(options: Options) -> Result:
     """Measure every row."""
     rows: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as stack:
-        root = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
+        root = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory)
+        )
         ddfs, raw_url = serve(root, stack)
         raw = dict(raw_calls(raw_url, stack))
         embedded = steps(DDFS(f"file://{root}/embedded", durable=False))

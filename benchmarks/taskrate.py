@@ -97,7 +97,7 @@ def pool_rates(options: Options) -> tuple[Rates, list[str]]:
     """Return the rates of process pools."""
     with ExitStack() as stack:
         directory = stack.enter_context(
-            tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY)
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory or SHARED_MEMORY)
         )
         store = stack.enter_context(Store(f"shm://{directory}/ours"))
         context = multiprocessing.get_context(START)

@@ -37,7 +37,7 @@ def collect(options: Options) -> Result:
     rows: dict[str, dict[int, dict[str, Median]]] = {PUT: {}, GET: {}, READ: {}}
     with ExitStack() as stack:
         directory = stack.enter_context(
-            tempfile.TemporaryDirectory(dir=options.directory or SHARED_MEMORY)
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory or SHARED_MEMORY)
         )
         found, left_out = holders(directory, stack)
         # In memory, files are the same as shm://; one curve would hide the other.
