@@ -12,7 +12,7 @@ SERVERS := $(foreach name,kvs tagblob filespace,tests/storage/$(name) proxyflow/
 PROXY := tests/test_facts.py tests/test_nesting.py tests/test_boundary.py tests/futures \
 	$(wildcard tests/test_*proxy*.py) proxyflow/behaviour.py proxyflow/proxy.py
 
-.PHONY: demo test test-matrix lint types bench soak clean
+.PHONY: demo test test-matrix lint types bench bench-quick soak clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -31,12 +31,15 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.proxy
-	$(BIN)/python -m benchmarks.store
-	$(BIN)/python -m benchmarks.stream
-	$(BIN)/python -m benchmarks.executor
-	$(BIN)/python -m benchmarks.dask
+# The extra with the peers to compare with; `make bench BENCH=bench-ray` for Ray among them.
+BENCH ?= bench
+
+bench: $(VENV)/.installed-$(BENCH)
+	$(BIN)/python -m benchmarks.report
+
+# In less than two minutes: few rounds, small objects. The report that is checked in stays as it is.
+bench-quick: $(VENV)/.installed-$(BENCH)
+	$(BIN)/python -m benchmarks.report --quick --output build/bench-quick
 
 # The Dask suite against the oldest and the newest version of distributed that is supported, each in
 # an environment of its own.

@@ -1,30 +1,37 @@
-"""Arrays as arguments of tasks: the plain process pool, `ProxyExecutor`, ProxyStore's executor.
+"""Arrays as arguments of tasks: the plain process pool, `ProxyExecutor`, ProxyStore, joblib, Ray.
 
-Run with ``python -m benchmarks.executor [--rounds N] [--start METHOD]``. Each contestant has a pool
-of two workers; they take turns. The task touches the first and the last element, so the rows show
-what passing costs; "+ sum" rows read the whole array. Medians in milliseconds, and how many times
-ours they are.
+Run with ``python -m benchmarks.executor [--quick] [--start METHOD]``. Each contestant has two
+workers; they take turns. The task touches the first and the last element, so the rows show what
+passing costs; "+ sum" rows read the whole array. Medians in milliseconds, and how many times ours
+they are. joblib is in the rows of large arrays, which it maps from files in shared memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from benchmarks.goals import Goal, report
-from benchmarks.measure import interleave, missing, table
+from benchmarks.goals import Goal
+from benchmarks.measure import interleave
+from benchmarks.options import SHARED_MEMORY, Options, parser, read
+from benchmarks.pools import JOBLIB, OURS, PLAIN, Run, pools
+from benchmarks.result import Result, Rows, Table
+from benchmarks.sizes import KIB, MIB, label
 from proxyflow import Store
-from proxyflow_futures import ProxyExecutor
 
-OURS, PLAIN, PEER = "ProxyExecutor", "plain pool", "ProxyStore"
+__all__ = ["collect", "total", "touch"]
+
+START = "forkserver"
+LARGE, QUICK_LARGE = 100 * MIB, 10 * MIB
+ROUNDS = {KIB: 300, 100 * KIB: 200, MIB: 50}
+LARGE_ROUNDS = 7
+NEEDED = {"100 MiB, one task": 4, "100 MiB to 32 tasks": 40, "1 MiB, one task": 2}
+"""How many times our time the plain pool's has to be, at least."""
 
 
 def touch(array: np.ndarray[Any, Any]) -> float:
@@ -42,92 +49,67 @@ def doubled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array * 2
 
 
-def one(executor: Executor, task: Callable[..., Any], array: Any) -> Callable[[], Any]:
-    """Return a call that passes an array to one task."""
-    return lambda: executor.submit(task, array).result()
+def collect(options: Options, start: str = START) -> Result:
+    """Measure all rows."""
+    rows: Rows = {}
+    with ExitStack() as stack:
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory or SHARED_MEMORY)
+        )
+        store = stack.enter_context(Store(f"file://{directory}/ours"))
+        context = multiprocessing.get_context(start)
+        runs, left_out = pools(directory, store, context, stack)
+
+        def row(name: str, task: Callable[..., Any], array: Any, tasks: int, rounds: int) -> None:
+            calls = {who: _call(run, task, [array] * tasks) for who, run in runs.items()}
+            if array.nbytes < MIB:
+                calls.pop(JOBLIB, None)
+            warmup = 2 if rounds > LARGE_ROUNDS else 1
+            rows[name] = interleave(calls, rounds=options.rounds(rounds), warmup=warmup)
+
+        for nbytes, rounds in ROUNDS.items():
+            array = np.random.default_rng(0).random(nbytes // 8)
+            row(f"{label(nbytes)}, one task", touch, array, 1, rounds)
+        nbytes = QUICK_LARGE if options.quick else LARGE
+        large, array = label(nbytes), np.random.default_rng(0).random(nbytes // 8)
+        row(f"{large}, one task", touch, array, 1, LARGE_ROUNDS)
+        row(f"{large}, one task + sum", total, array, 1, LARGE_ROUNDS)
+        row(f"{large}, one task, back", doubled, array, 1, LARGE_ROUNDS)
+        row(f"{large} to 32 tasks", touch, array, 32, 3)
+        row("1 KiB, 200 tasks", touch, np.random.default_rng(0).random(KIB // 8), 200, 15)
+        left = sum(1 for _ in store.scan())
+    return Result(
+        tables=[Table("An array as the argument of a task", rows, OURS)],
+        goals=goals(rows, left),
+        left_out=left_out,
+    )
 
 
-def many(executor: Executor, task: Callable[..., Any], array: Any, tasks: int) -> Callable[[], Any]:
-    """Return a call that passes the same array to many tasks at once."""
-
-    def call() -> list[Any]:
-        futures = [executor.submit(task, array) for _ in range(tasks)]
-        return [future.result() for future in futures]
-
-    return call
+def _call(run: Run, task: Callable[..., Any], arrays: list[Any]) -> Callable[[], Any]:
+    return lambda: run(task, arrays)
 
 
-def is_array(value: Any) -> bool:
-    """Return what ProxyStore's executor asks of each value."""
-    return isinstance(value, np.ndarray)
-
-
-def peer_executor(pool: Executor, directory: str) -> Any:
-    """Return ProxyStore's wrapper of an executor."""
-    from proxystore.connectors.file import FileConnector
-    from proxystore.store import Store as PeerStore
-    from proxystore.store.executor import StoreExecutor
-
-    store = PeerStore(f"peer-{os.getpid()}", FileConnector(directory), register=True)
-    return StoreExecutor(pool, store, should_proxy=is_array)
+def goals(rows: Rows, left: int) -> list[Goal]:
+    """Return what is promised, of the rows that were measured; `left` objects were not evicted."""
+    gains = {row: medians[PLAIN] / medians[OURS] for row, medians in rows.items()}
+    latency = 1 / gains["1 KiB, one task"]
+    return [
+        *(
+            Goal(f"{row}, faster than the {PLAIN}", gains[row], least, True)
+            for row, least in NEEDED.items()
+            if row in gains
+        ),
+        Goal(f"latency of 1 KiB over the {PLAIN}", latency, 1.1, False),
+        Goal("objects left in the store", left, 0, False, "objects"),
+    ]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--start", default="forkserver", help="fork, forkserver (default) or spawn")
-    options = parser.parse_args()
-    context = multiprocessing.get_context(options.start)
-    rows: dict[str, dict[str, float]] = {}
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
-        store = stack.enter_context(Store(f"file://{directory}/ours"))
-
-        def pool() -> ProcessPoolExecutor:
-            return stack.enter_context(ProcessPoolExecutor(2, mp_context=context))
-
-        executors: dict[str, Any] = {OURS: ProxyExecutor(pool(), store), PLAIN: pool()}
-        if not missing("proxystore"):
-            executors[PEER] = peer_executor(pool(), f"{directory}/peer")
-
-        def row(name: str, make: Callable[[Any], Callable[[], Any]], rounds: int) -> None:
-            calls = {contestant: make(executor) for contestant, executor in executors.items()}
-            rows[name] = interleave(calls, rounds=rounds, warmup=2)
-
-        for name, nbytes, rounds in (
-            ("1 KiB", 1 << 10, 300),
-            ("100 KiB", 100 << 10, 200),
-            ("1 MiB", 1 << 20, 50),
-            ("100 MiB", 100 << 20, options.rounds),
-        ):
-            array = np.random.default_rng(0).random(nbytes // 8)
-            row(f"{name}, one task", lambda e, a=array: one(e, touch, a), rounds)
-        row("100 MiB, one task + sum", lambda e: one(e, total, array), options.rounds)
-        row("100 MiB, one task, back", lambda e: one(e, doubled, array), options.rounds)
-        row("100 MiB to 32 tasks", lambda e: many(e, touch, array, 32), 3)
-        small = np.random.default_rng(0).random(128)
-        row("1 KiB, 200 tasks", lambda e: many(e, touch, small, 200), 15)
-        left = sum(1 for _ in store.scan())
-
-    print(table("milliseconds (times ours)", rows, OURS))
-
-    def gain(name: str) -> float:
-        return rows[name][PLAIN] / rows[name][OURS]
-
-    print(
-        report(
-            [
-                Goal("100 MiB, faster than the plain pool", gain("100 MiB, one task"), 4, True),
-                Goal("100 MiB to 32 tasks, faster", gain("100 MiB to 32 tasks"), 40, True),
-                Goal("1 MiB, faster", gain("1 MiB, one task"), 2, True),
-                Goal(
-                    "latency of 1 KiB over the plain pool", 1 / gain("1 KiB, one task"), 1.1, False
-                ),
-                Goal("objects left in the store", left, 0, False, "objects"),
-            ]
-        )
-    )
+    command = parser(__doc__)
+    command.add_argument("--start", default=START, help="fork, forkserver (default) or spawn")
+    arguments = command.parse_args()
+    print(collect(read(arguments), arguments.start).text())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Filespaces beside plain files, fsspec's local file system and s3fs.
 
-Run ``python benchmarks/filespace.py [directory]``. Every figure is the median of several rounds,
-the contestants taking turns within a round.
+Run ``python -m benchmarks.filespace [--quick] [--directory D]``. Every figure is the median of
+several rounds, the contestants taking turns within a round.
 
 * write + sync + read: a filespace in a directory, plain files, fsspec's local file system, and
   files that are replaced with what a sync promises: written under another name, synced, renamed,
@@ -18,44 +18,80 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from random import Random
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
+from benchmarks.goals import Goal
+from benchmarks.measure import interleave, missing
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from proxyflow.storage.filespace import S3DataStoreConfig, Workspace
 from proxyflow.storage.filespace.fsspec_filesystem import FilespaceFileSystem
 
 SIZES = {"1 KiB": (1024, 200), "1 MiB": (1 << 20, 40), "100 MiB": (100 << 20, 5)}
+CHANGES, READS = 100, 15
+"""Usual rounds of publishing one change, and of reading from S3."""
 PAUSE = 0.005
+"""Seconds in which what one contestant leaves to the background gets done."""
+IN_A_ROW = 5
+"""Usual rounds of writing files without a pause."""
+OURS, DURABLE = "filespace", "durable file"
 KEYS = {"key": "benchmark", "secret": "benchmark"}
 
 
-def main() -> None:
-    """Run all of it."""
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as where:
-        print(f"write + sync + read, median milliseconds, in {os.path.dirname(where)}")
+def collect(options: Options) -> Result:
+    """Measure all of it."""
+    files: Rows = {}
+    changes: Rows = {}
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory) as where:
         for label, (size, rounds) in SIZES.items():
-            data = os.urandom(size)
-            report(label, write_and_read(where, data, rounds))
-            report("in a row", in_a_row(where, data, max(rounds // 5, 5)))
-        print("a change among many, sync only, median milliseconds")
-        for entries in (100, 100_000):
-            report(f"{entries} entries", sync_among(where, entries))
-    print("pandas.read_parquet of an S3 object, median milliseconds")
+            if not options.quick or size <= 1 << 20:
+                data = os.urandom(size)
+                files[label] = write_and_read(where, data, options.rounds(rounds))
+                count = max(rounds // 5, 5)
+                files[f"{label}, in a row"] = in_a_row(where, data, count, options.rounds(IN_A_ROW))
+        for entries in (100, 1000 if options.quick else 100_000):
+            changes[f"among {entries:,} entries"] = sync_among(
+                where, entries, options.rounds(CHANGES)
+            )
+    tables = [
+        Table("Write, publish and read a file", files, OURS),
+        Table("Write a small file and publish it", changes),
+    ]
+    goals = [
+        Goal(f"{label}, over a durable file", row[OURS] / row[DURABLE], 1.2, at_least=False)
+        for label, row in files.items()
+        if "in a row" not in label
+    ]
+    absent = missing("s3fs", "moto", "pandas", "pyarrow")
+    if not absent:
+        rows = from_s3(options)
+        tables.append(Table("pandas.read_parquet of an S3 object", rows, "linked"))
+        goals += [
+            Goal(f"read_parquet, {label}, over s3fs", row["linked"] / row["s3fs"], 1.2, False)
+            for label, row in rows.items()
+        ]
+    left_out = [f"reading from S3: {name} is not installed" for name in absent]
+    return Result(tables=tables, goals=goals, left_out=left_out)
+
+
+def from_s3(options: Options) -> Rows:
+    """Return the rows about objects in S3."""
     with s3_server() as endpoint:
-        report("8 columns", read_parquet(endpoint, None))
-        report("1 column", read_parquet(endpoint, ["c"]))
+        return {
+            label: read_parquet(endpoint, columns, options.rounds(READS))
+            for label, columns in (("8 columns", None), ("1 column", ["c"]))
+        }
 
 
-def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
+def write_and_read(where: str, data: bytes, rounds: int) -> Mapping[str, float]:
     """Time writing, publishing and reading `data`."""
     hub = os.path.join(where, "hub")
     plain = os.path.join(where, "plain")
@@ -82,18 +118,16 @@ def write_and_read(where: str, data: bytes, rounds: int) -> dict[str, float]:
             local.pipe_file(plain, data)
             assert len(local.cat_file(plain)) == len(data)
 
-        result = in_turns(
-            rounds,
-            {
-                "filespace": through_filespace,
-                "filespace, mapped": mapped,
-                "durable file": lambda: durable_file(plain, data),
-                "plain": plain_file,
-                "fsspec local": through_fsspec,
-            },
-        )
+        calls = {
+            OURS: through_filespace,
+            "filespace, mapped": mapped,
+            DURABLE: lambda: durable_file(plain, data),
+            "plain": plain_file,
+            "fsspec local": through_fsspec,
+        }
+        result = interleave(calls, rounds=rounds, pause=PAUSE)
     shutil.rmtree(hub)
-    return result | {"filespace / durable file": result["filespace"] / result["durable file"]}
+    return result
 
 
 def durable_file(path: str, data: bytes) -> None:
@@ -110,28 +144,27 @@ def durable_file(path: str, data: bytes) -> None:
         assert len(file.read()) == len(data)
 
 
-def in_a_row(where: str, data: bytes, rounds: int) -> dict[str, float]:
+def in_a_row(where: str, data: bytes, count: int, rounds: int) -> Mapping[str, float]:
     """Time writing, publishing and reading without a pause, all that it leaves to do included."""
     hub, plain = os.path.join(where, "hub"), os.path.join(where, "plain")
 
     def through_filespace() -> None:
         with Workspace(hub).link_filespace(name="data") as filespace:
-            for _ in range(rounds):
+            for _ in range(count):
                 filespace.fs.write_file("/f", data)
                 filespace.sync_all()
                 assert len(filespace.fs.read_file("/f")) == len(data)
 
     def durable_files() -> None:
-        for _ in range(rounds):
+        for _ in range(count):
             durable_file(plain, data)
 
-    result = in_turns(5, {"filespace": through_filespace, "durable file": durable_files})
+    result = interleave({OURS: through_filespace, DURABLE: durable_files}, rounds=rounds)
     shutil.rmtree(hub)
-    each = {name: time / rounds for name, time in result.items()}
-    return each | {"filespace / durable file": each["filespace"] / each["durable file"]}
+    return {name: median.map(lambda seconds: seconds / count) for name, median in result.items()}
 
 
-def sync_among(where: str, entries: int) -> dict[str, float]:
+def sync_among(where: str, entries: int, rounds: int) -> Mapping[str, float]:
     """Time publishing one file in a filespace of `entries` others."""
     hub = os.path.join(where, "hub")
     with Workspace(hub).link_filespace(name="data") as filespace:
@@ -145,12 +178,12 @@ def sync_among(where: str, entries: int) -> dict[str, float]:
             filespace.fs.write_file(f"/d/new{next(numbers)}", b"x")
             filespace.sync_all()
 
-        result = in_turns(100, {"sync": change})
+        result = interleave({OURS: change}, rounds=rounds)
     shutil.rmtree(hub)
     return result
 
 
-def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
+def read_parquet(endpoint: str, columns: list[str] | None, rounds: int) -> Mapping[str, float]:
     """Time reading columns of a Parquet object, linked and through s3fs."""
     import numpy as np
     import pandas as pd
@@ -162,7 +195,6 @@ def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
     buffer = io.BytesIO()
     pd.DataFrame({name: random.random(500_000) for name in "abcdefgh"}).to_parquet(buffer)
     s3.pipe_file("bench/t.parquet", buffer.getvalue())
-    print(f"  ({len(buffer.getvalue()) / 1e6:.0f} MB)")
     with tempfile.TemporaryDirectory() as hub:
         fs = FilespaceFileSystem(hub=hub, skip_instance_cache=True)
         root = f"{os.path.basename(hub)}/data"
@@ -180,30 +212,10 @@ def read_parquet(endpoint: str, columns: list[str] | None) -> dict[str, float]:
             s3.invalidate_cache()
             read(s3, "bench/t.parquet")
 
-        result = in_turns(15, {"linked": lambda: read(fs, f"{root}/t.parquet"), "s3fs": directly})
+        calls = {"linked": lambda: read(fs, f"{root}/t.parquet"), "s3fs": directly}
+        result = interleave(calls, rounds=rounds)
         fs.close()
-    return result | {"linked / s3fs": result["linked"] / result["s3fs"]}
-
-
-def in_turns(rounds: int, contestants: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Return the median milliseconds of each contestant."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    random = Random(0)
-    for number in range(rounds + 1):
-        # In no order: what one leaves for the disk to do, another one's sync has to wait for.
-        for name, run in random.sample(list(contestants.items()), len(contestants)):
-            started = time.perf_counter()
-            run()
-            if number:  # the first round warms up
-                times[name].append((time.perf_counter() - started) * 1000)
-            # What one leaves to do in the background, the next one is not to wait for.
-            time.sleep(PAUSE)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def report(label: str, result: dict[str, float]) -> None:
-    """Print one line."""
-    print(f"  {label:>16}: " + ", ".join(f"{name} {value:.2f}" for name, value in result.items()))
+    return result
 
 
 @contextlib.contextmanager
@@ -229,6 +241,11 @@ def s3_server() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,6 @@ def report(goals: list[Goal]) -> str:
         word = "at least" if goal.at_least else "at most"
         verdict = "ok" if goal.reached else "MISSED"
         lines.append(
-            f"{verdict:>7}  {goal.name}: {goal.measured:.3g} {goal.unit} ({word} {goal.bound:g})"
+            f"{verdict:>7}  {goal.name}: {goal.measured:.3g} {goal.unit} ({word} {goal.bound:.3g})"
         )
     return "\n".join(lines)

@@ -3,29 +3,33 @@
 The connectors ``redis://`` and ``lmdb://`` and the KVS over each engine put and get what was
 measured on a real Flux, and what ProxyStore's ``RedisConnector`` puts and gets on the same Redis
 server. Candidates take turns, in an order drawn anew each round, so that whatever else the machine
-does meets them alike; shown are medians, and how many times as fast as ProxyStore each is.
+does meets them alike; shown are medians, and how many times ours over Redis they are.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.measure import Median, missing
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Table
 from proxyflow.connectors import open_url
 from proxyflow.storage import kvs
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import NoRedisError, RedisServer, redis_server
 
-PEER = "proxystore redis"
+OURS, PEER = "redis://", "ProxyStore redis"
+FLUX = "Flux, recorded elsewhere"
 MIB = 1024 * 1024
 SIZES = {"1 KiB": 1024, "1 MiB": MIB, "100 MiB": 100 * MIB}
+ROUNDS = 7
+"""For the largest values; for the others twenty times as many."""
 
 # Medians on Flux 0.88, one broker, loopback; on another machine, so good for the magnitude only.
 FLUX_SECONDS = {
@@ -100,20 +104,22 @@ def candidates(directory: str) -> Iterator[list[Candidate]]:
         server = close.enter_context(redis_server())
         urls = {"kvs lmdb": f"lmdb://{directory}/kvs", "kvs redis": server.url}
         handles = {name: close.enter_context(kvs.open(url)) for name, url in urls.items()}
-        stores = {"redis://": server.url, "lmdb://": f"lmdb://{directory}/store"}
+        stores = {OURS: server.url, "lmdb://": f"lmdb://{directory}/store"}
         connectors = {name: close.enter_context(open_url(url)) for name, url in stores.items()}
+        peers = [] if missing("proxystore") else [over_proxystore(server, close)]
         yield [
             *(over_connector(name, connector) for name, connector in connectors.items()),
             *(over_kvs(name, handle) for name, handle in handles.items()),
-            over_proxystore(server, close),
+            *peers,
         ]
 
 
 Timings = dict[str, dict[str, list[float]]]
 
 
-def measure(tried: list[Candidate], rounds: int) -> Timings:
+def measure(tried: list[Candidate], options: Options) -> Timings:
     """Return seconds by what was done and by whom."""
+    rounds = options.rounds(ROUNDS)
     timings: Timings = {}
     order = random.Random(0)
     tried = list(tried)
@@ -126,8 +132,10 @@ def measure(tried: list[Candidate], rounds: int) -> Timings:
         return result
 
     for label, size in SIZES.items():
+        if options.quick and size > MIB:
+            continue
         data = os.urandom(size)
-        for _ in range(rounds if size > MIB else 20 * rounds):
+        for _ in range(rounds if size > MIB else options.rounds(20 * ROUNDS)):
             order.shuffle(tried)
             for candidate in tried:
                 key = timed(f"{label} put+commit", candidate.name, candidate.put, data)
@@ -143,33 +151,31 @@ def measure(tried: list[Candidate], rounds: int) -> Timings:
     return timings
 
 
-def report(timings: Timings, names: list[str]) -> None:
-    """Print a table."""
-    print(f"milliseconds, median (times as fast as {PEER}; flux: recorded elsewhere)")
-    print(f"{'':22}" + "".join(f"{name:>20}" for name in [*names, "flux"]))
+def collect(options: Options) -> Result:
+    """Measure all of them."""
+    absent = [f"{name} is not installed" for name in missing("proxystore")]
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory) as directory:
+        try:
+            with candidates(directory) as tried:
+                timings = measure(tried, options)
+        except NoRedisError:
+            return Result(left_out=["everything: there is no Redis server to be found"])
+    rows: dict[str, dict[str, float]] = {}
     for what, by_name in timings.items():
-        medians = {name: statistics.median(by_name[name]) for name in names}
-        base = medians[PEER]
-        cells = [f"{medians[name] * 1e3:10.3f} ({base / medians[name]:5.2f}x)" for name in names]
-        print(
-            f"{what:22}"
-            + "".join(f"{cell:>20}" for cell in cells)
-            + f"{FLUX_SECONDS[what] * 1e3:20.3f}"
-        )
+        rows[what] = {
+            candidate.name: Median(by_name[candidate.name])
+            for candidate in sorted(tried, key=lambda one: one.name != OURS)
+        }
+        rows[what][FLUX] = FLUX_SECONDS[what]
+    note = "Flux: one broker on another machine, good for the magnitude only."
+    return Result(
+        tables=[Table("Values in stores and engines", rows, OURS, note=note)], left_out=absent
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds for the largest values")
-    parser.add_argument("--directory", help="where LMDB keeps its files; a new one by default")
-    options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(dir=options.directory) as directory,
-        candidates(directory) as tried,
-    ):
-        timings = measure(tried, options.rounds)
-        report(timings, [candidate.name for candidate in tried])
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

@@ -1,36 +1,38 @@
 """Messages a second through a queue on files: put, claim and acknowledge, one after the other.
 
-Run ``python -m benchmarks.maildir [--seconds S] [--directory D]``. The queues take turns, so that
-whatever else the machine does meets all of them, and the median of the rounds counts. The ratio is
-proxyflow's rate to the peer's, of a store that is durable if the peer is. Each line names what has
-been forced to the disk when `put` returns. Peers that are not installed are named.
+Run ``python -m benchmarks.maildir [--quick] [--directory D]``. The queues take turns, so that
+whatever else the machine does meets all of them, and the median of the rounds counts. There is a
+table of those that have forced something to the disk when `put` returns, and one of those that have
+not, each beside ours that does the same. Peers that are not installed are named.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import mailbox
 import os
-import statistics
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from benchmarks.measure import Median, missing
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Table
 from proxyflow.storage.maildir import FileStore
-
-persistqueue: Any
-try:
-    import persistqueue
-except ImportError:
-    persistqueue = None
 
 OURS = "proxyflow FileStore"
 
-ROUNDS = 5
-BACKLOG = 50
+ROUNDS = 7
+SECONDS = 0.5
+"""Of each round of each queue, in a thorough run."""
+BACKLOG, QUICK_BACKLOG = 50, 10
+"""How many messages are put before they are taken."""
+NOTE = (
+    "Higher is better. Behind a name: what is on the disk when put returns; where proxyflow forces "
+    "something, it is the file and its directory."
+)
 SIZES = {"1 KiB": 1024, "1 MiB": 1024 * 1024}
 
 
@@ -74,6 +76,8 @@ def standard_library(directory: str) -> Peer:
 
 def file_queue(directory: str) -> Peer:
     """persist-queue on files, for one process; it syncs once in a hundred messages."""
+    import persistqueue  # type: ignore[import-untyped]
+
     queue = persistqueue.Queue(os.path.join(directory, "persist-queue"))
 
     def take() -> bytes:
@@ -86,6 +90,8 @@ def file_queue(directory: str) -> Peer:
 
 def sqlite_queue(directory: str) -> Peer:
     """persist-queue on SQLite, which knows acknowledgements."""
+    import persistqueue
+
     queue = persistqueue.SQLiteAckQueue(os.path.join(directory, "sqlite"), auto_commit=True)
 
     def take() -> bytes:
@@ -101,54 +107,66 @@ def peers(directory: str | None) -> Iterator[list[Peer]]:
     """Make the queues that can be made, in a directory that goes with them."""
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=directory) as place:
         found = [maildir_store(place, False), maildir_store(place, True), standard_library(place)]
-        if persistqueue is None:
-            print("persist-queue is not installed: pip install persist-queue")
-        else:
+        if not missing("persistqueue"):
             found += [file_queue(place), sqlite_queue(place)]
         yield found
 
 
-def rate(peer: Peer, body: bytes, seconds: float) -> float:
-    """Return messages a second, each put, taken and acknowledged, in turns of `BACKLOG`."""
+def rate(peer: Peer, body: bytes, seconds: float, backlog: int) -> float:
+    """Return messages a second, each put, taken and acknowledged, in turns of a backlog."""
     count = 0
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds or not count:
-        for _ in range(BACKLOG):
+        for _ in range(backlog):
             peer.put(body)
-        for _ in range(BACKLOG):
+        for _ in range(backlog):
             assert len(peer.take()) == len(body)
-        count += BACKLOG
+        count += backlog
     return count / elapsed
 
 
-def compare(size: int, options: argparse.Namespace) -> None:
-    """Let all queues pass on messages of one size, and print how they did."""
+def compare(size: int, options: Options) -> dict[Peer, Median]:
+    """Let all queues pass on messages of one size, and return their rates."""
     # No line ends, which a mailbox would alter.
     body = os.urandom(size // 2).hex().encode()
+    seconds = SECONDS * options.share
+    backlog = QUICK_BACKLOG if options.quick else BACKLOG
+    order = random.Random(0)
     with peers(options.directory) as queues:
         rates: dict[Peer, list[float]] = {peer: [] for peer in queues}
-        for _ in range(ROUNDS):
+        for _ in range(options.rounds(ROUNDS)):
+            order.shuffle(queues)
             for peer in queues:
-                rates[peer].append(rate(peer, body, options.seconds))
-    medians = {peer: statistics.median(found) for peer, found in rates.items()}
-    ours = {bool(peer.synced): rate for peer, rate in medians.items() if peer.name == OURS}
-    for peer, median in medians.items():
-        spread = f"{min(rates[peer]):.0f}-{max(rates[peer]):.0f}"
-        ratio = ours[bool(peer.synced)] / median
-        columns = f"{peer.synced or 'nothing':16} {median:8.0f} {spread:>13} {ratio:6.1f}"
-        print(f"  {peer.name:34} {columns}")
+                rates[peer].append(rate(peer, body, seconds, backlog))
+    return {peer: Median(found) for peer, found in rates.items()}
+
+
+def collect(options: Options) -> Result:
+    """Compare the queues for each size of message."""
+    tables: dict[bool, dict[str, dict[str, float]]] = {False: {}, True: {}}
+    for label, size in SIZES.items():
+        for peer, median in compare(size, options).items():
+            name = peer.name if peer.name == OURS else f"{peer.name}, {peer.synced or 'nothing'}"
+            tables[bool(peer.synced)].setdefault(label, {})[name] = median
+    return Result(
+        tables=[
+            Table(
+                f"Put + claim + acknowledge, {'forced to' if synced else 'left to reach'} the disk",
+                rows,
+                OURS,
+                "messages/s",
+                1,
+                NOTE,
+            )
+            for synced, rows in tables.items()
+        ],
+        left_out=[f"{name} is not installed" for name in missing("persistqueue")],
+    )
 
 
 def main() -> None:
-    """Compare the queues for each size of message."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each round of each queue")
-    parser.add_argument("--directory", help="where the queues are made; a temporary directory")
-    options = parser.parse_args()
-    print(f"put + claim + ack, messages/s, median of {ROUNDS} rounds")
-    for label, size in SIZES.items():
-        print(f"\n{label:36} {'synced':16} {'median':>8} {'range':>13} {'ratio':>6}")
-        compare(size, options)
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

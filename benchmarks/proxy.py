@@ -1,27 +1,31 @@
 """What an operation costs on a resolved proxy, next to the raw object and to other proxies.
 
-Run with ``python -m benchmarks.proxy [--rounds N]``. Every round times every implementation before
-the next one begins, so that a disturbance of the machine hits all of them; the median of the rounds
-is printed in nanoseconds, with its ratio to ours (below 1: faster than ours). Our proxies carry
-their recorded facts, in the pickles too.
+Run with ``python -m benchmarks.proxy [--quick]``. Every round times every implementation before the
+next one begins, so that a disturbance of the machine hits all of them; the median of the rounds is
+shown in nanoseconds, with its ratio to ours (below 1: faster than ours). Our proxies carry their
+recorded facts, in the pickles too.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import pickle
-import statistics
 import timeit
 from collections.abc import Callable
 from typing import Any, cast
 
+from benchmarks.measure import Median
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from proxyflow.facts import describe
 from proxyflow.proxy import Proxy
 
 Make = Callable[[Callable[[], Any]], Any]
 
+OURS = "proxyflow"
 LOOPS = 20_000
+QUICK_LOOPS = 4_000
+ROUNDS = 15
 
 
 class Point:
@@ -67,26 +71,22 @@ OPERATIONS: list[tuple[str, Any, str]] = [
 ]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+def collect(options: Options) -> Result:
+    """Time every operation."""
     makers, missing = implementations()
-    print(f"{'':18}" + "".join(f"{name:>22}" for name in makers))
+    rows: Rows = {}
+    loops = QUICK_LOOPS if options.quick else LOOPS
     for label, target, statement in OPERATIONS:
-        times = measure(target, statement, makers, rounds)
-        ours = times["proxyflow"]
-        cells = (cell(times[name], ours) for name in makers)
-        print(f"{label:18}" + "".join(f"{text:>22}" for text in cells))
-    print(f"medians of {rounds} rounds; in ns, and as a multiple of proxyflow's")
-    for name in missing:
-        print(f"{name} is not installed and was left out")
+        rows[label] = measure(target, statement, makers, options.rounds(ROUNDS), loops)
+    return Result(
+        tables=[Table("An operation on a resolved proxy", rows, OURS, "ns", 1e9)],
+        left_out=[f"{name} is not installed" for name in missing],
+    )
 
 
 def implementations() -> tuple[dict[str, Make], list[str]]:
     """Return how each implementation makes a proxy, and the names of those not installed."""
-    makers: dict[str, Make] = {"raw": lambda factory: factory(), "proxyflow": Proxy}
+    makers: dict[str, Make] = {"raw": lambda factory: factory(), OURS: Proxy}
     missing = []
     for name, package, load in (
         ("proxystore", "proxystore", _proxystore),
@@ -127,16 +127,16 @@ def _wrapt() -> Make:
 
 
 def measure(
-    target: Any, statement: str, makers: dict[str, Make], rounds: int
-) -> dict[str, float | None]:
-    """Return the median time of the statement for each implementation, None if it cannot."""
+    target: Any, statement: str, makers: dict[str, Make], rounds: int, loops: int
+) -> dict[str, float]:
+    """Return the median seconds of the statement for each implementation that knows it."""
     timers = {name: timer(name, make, target, statement) for name, make in makers.items()}
-    samples: dict[str, list[float]] = {name: [] for name in timers}
+    samples: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, clock in timers.items():
             if clock is not None:
-                samples[name].append(clock.timeit(LOOPS) / LOOPS * 1e9)
-    return {name: statistics.median(taken) if taken else None for name, taken in samples.items()}
+                samples.setdefault(name, []).append(clock.timeit(loops) / loops)
+    return {name: Median(taken) for name, taken in samples.items()}
 
 
 def timer(name: str, make: Make, target: Any, statement: str) -> timeit.Timer | None:
@@ -144,7 +144,7 @@ def timer(name: str, make: Make, target: Any, statement: str) -> timeit.Timer | 
     give = Give(target)
     if name == "raw" and statement == "make(give)":
         return None
-    if name == "proxyflow":
+    if name == OURS:
         facts = describe(target)
 
         def make(factory: Callable[[], Any]) -> Any:
@@ -161,11 +161,9 @@ def timer(name: str, make: Make, target: Any, statement: str) -> timeit.Timer | 
     return timeit.Timer(statement, globals=names)
 
 
-def cell(time: float | None, ours: float | None) -> str:
-    """Format one time and its ratio to ours."""
-    if time is None or ours is None:
-        return "-"
-    return f"{time:.0f} ({time / ours:.2f}x)"
+def main() -> None:
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

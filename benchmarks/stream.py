@@ -1,6 +1,6 @@
 """Objects a second through a stream: appended, received as a proxy, resolved and acknowledged.
 
-Run ``python -m benchmarks.stream [--seconds S] [--directory D]``. The contestants take turns, so
+Run ``python -m benchmarks.stream [--quick] [--directory D]``. The contestants take turns, so
 that whatever else the machine does meets all of them; the median of the rounds counts. The peer is
 ProxyStore's StreamProducer and StreamConsumer over a Redis server on this host, its objects in
 files of the same directory. Its queue hands a message to one consumer and knows no
@@ -9,21 +9,24 @@ acknowledgement: what a consumer had that died is lost. Left out if its packages
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import statistics
+import random
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.measure import missing
+from benchmarks.measure import Median, missing
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from proxyflow import Store, extract
 from proxyflow.stream import Stream
 
-ROUNDS = 5
+ROUNDS = 7
+SECONDS = 0.7
+"""Of each round of each contestant, in a thorough run."""
 BACKLOG = 50
 SIZES = {"1 KiB": 1024, "1 MiB": 1024 * 1024}
 
@@ -100,38 +103,50 @@ def rate(contestant: Contestant, body: bytes, seconds: float) -> float:
     return count / elapsed
 
 
-def compare(contestants: list[Contestant], size: int, seconds: float) -> None:
-    """Let all pass on objects of one size, and print how they did."""
+def compare(contestants: list[Contestant], size: int, options: Options) -> dict[str, float]:
+    """Let all pass on objects of one size, and return their rates."""
     body = os.urandom(size)
     rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    for _ in range(ROUNDS):
-        for contestant in contestants:
+    seconds = SECONDS * options.share
+    turns = list(contestants)
+    order = random.Random(0)
+    for _ in range(options.rounds(ROUNDS)):
+        order.shuffle(turns)
+        for contestant in turns:
             rates[contestant.name].append(rate(contestant, body, seconds))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    best = medians[contestants[0].name]
-    for name, median in medians.items():
-        spread = f"{min(rates[name]):.0f}-{max(rates[name]):.0f}"
-        print(f"  {name:44} {median:8.0f} {spread:>13} {best / median:6.1f}")
+    return {name: Median(found) for name, found in rates.items()}
 
 
-def main() -> None:
+def collect(options: Options) -> Result:
     """Compare the streams for each size of object."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each round")
-    parser.add_argument("--directory", help="where the objects are; a temporary directory")
-    options = parser.parse_args()
-    print(f"append + claim + resolve + ack, objects/s, median of {ROUNDS} rounds")
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory)
         )
         store = stack.enter_context(Store(f"maildir://{place}/ours"))
         contestants = [ours(store, groups) for groups in (1, 3)]
-        if not missing("proxystore", "redis"):
+        absent = missing("proxystore", "redis")
+        if not absent:
             contestants.append(stack.enter_context(peer(os.path.join(place, "peer"))))
-        for label, size in SIZES.items():
-            print(f"\n{label:46} {'median':>8} {'range':>13} {'ratio':>6}")
-            compare(contestants, size, options.seconds)
+        rows: Rows = {label: compare(contestants, size, options) for label, size in SIZES.items()}
+    return Result(
+        tables=[
+            Table(
+                "Append + claim + resolve + acknowledge",
+                rows,
+                contestants[0].name,
+                "objects/s",
+                1,
+                "Higher is better. ProxyStore's queue knows no acknowledgement.",
+            )
+        ],
+        left_out=[f"{name} is not installed" for name in absent],
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":

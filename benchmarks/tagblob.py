@@ -1,7 +1,7 @@
 """How quick the tag/blob store is, beside a Disco master and beside raw uploads.
 
-Run with ``python -m benchmarks.tagblob``. Every figure is the median of its repetitions, in
-milliseconds. The reference is a Disco 0.5.4 master with one node over loopback on a small machine.
+Run with ``python -m benchmarks.tagblob [--quick] [--directory D]``. Every figure is the median of
+its repetitions. The reference is a Disco 0.5.4 master with one node over loopback on a small machine.
 
 A raw upload is a PUT of the same bytes with the same HTTP library to a server of the same library
 that writes them to a file; see `benchmarks.tagblob_raw`. It is set beside a whole push or pull
@@ -15,11 +15,9 @@ The contestants of a row take turns, so what else the machine does slows all of 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,12 +26,17 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.goals import Goal
+from benchmarks.measure import Median
+from benchmarks.options import Options, parser, read
+from benchmarks.result import Result, Rows, Table
 from benchmarks.tagblob_raw import RawClient
 from proxyflow.storage.tagblob import DDFS
 
 KIB, MIB = 2**10, 2**20
 MANY = 64
 PARALLEL = 4
+DISCO = "Disco, recorded elsewhere"
 MANY_ROW = f"push {MANY} x 1 MiB"
 SIZES = {"1 KiB": KIB, "1 MiB": MIB, "64 MiB": 64 * MIB}
 REFERENCE: dict[str, float | None] = {
@@ -55,13 +58,13 @@ TURNS = 5
 BEFORE = 1000
 
 Action = Callable[[], Any]
-Row = dict[str, float]
+Row = dict[str, Median]
 
 
 def compare(
     actions: Mapping[str, Action], repetitions: int, before_turn: Action = lambda: None
 ) -> Row:
-    """Return the median duration of each action in milliseconds; they take turns."""
+    """Return the median seconds of each action; they take turns of several repetitions each."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(TURNS):
         before_turn()
@@ -71,7 +74,7 @@ def compare(
                 start = time.perf_counter()
                 action()
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
+    return {name: Median(taken) for name, taken in times.items()}
 
 
 def repetitions(size: int) -> int:
@@ -86,7 +89,7 @@ def pull(ddfs: DDFS, tag: str) -> None:
             blob.read()
 
 
-def measure_blobs(stores: Mapping[str, DDFS], raw: RawClient) -> dict[str, Row]:
+def measure_blobs(stores: Mapping[str, DDFS], raw: RawClient, options: Options) -> dict[str, Row]:
     """Return the rows that move bytes."""
     for ddfs in stores.values():
         for _ in range(BEFORE):
@@ -106,17 +109,17 @@ def measure_blobs(stores: Mapping[str, DDFS], raw: RawClient) -> dict[str, Row]:
             for name, ddfs in stores.items()
         }
         pushes |= {"raw": lambda data=data: raw.put(data), "raws": lambda data=data: raw.push(data)}
-        rows[f"push {label}"] = compare(pushes, repetitions(size), empty)
+        rows[f"push {label}"] = compare(pushes, options.rounds(repetitions(size)), empty)
         pulls: dict[str, Action] = {"raw": raw.get, "raws": raw.pull}
         for name, ddfs in stores.items():
             ddfs.push(tag, [(data, "blob")])
             pulls[name] = lambda ddfs=ddfs, tag=tag: pull(ddfs, tag)
-        rows[f"pull {label}"] = compare(pulls, repetitions(size))
-    rows[MANY_ROW] = measure_many(stores, raw)
+        rows[f"pull {label}"] = compare(pulls, options.rounds(repetitions(size)))
+    rows[MANY_ROW] = measure_many(stores, raw, options.rounds(10))
     return rows
 
 
-def measure_many(stores: Mapping[str, DDFS], raw: RawClient) -> Row:
+def measure_many(stores: Mapping[str, DDFS], raw: RawClient, rounds: int) -> Row:
     """Return the row for many blobs at once, some at a time, which the raw contestant does too."""
     many = [(os.urandom(MIB), f"blob-{number}") for number in range(MANY)]
     actions: dict[str, Action] = {
@@ -127,14 +130,14 @@ def measure_many(stores: Mapping[str, DDFS], raw: RawClient) -> Row:
         bodies = [data for data, _ in many]
         actions["raw"] = lambda: list(pool.map(raw.put, bodies))
         actions["raws"] = lambda: list(pool.map(raw.push, bodies))
-        return compare(actions, 10)
+        return compare(actions, rounds)
 
 
-def measure_tags(stores: Mapping[str, DDFS]) -> dict[str, Row]:
+def measure_tags(stores: Mapping[str, DDFS], options: Options) -> dict[str, Row]:
     """Return the rows that move next to nothing."""
 
     def each(action: Callable[[DDFS], Any], count: int = 200) -> Row:
-        return compare({n: lambda d=d: action(d) for n, d in stores.items()}, count)
+        return compare({n: lambda d=d: action(d) for n, d in stores.items()}, options.rounds(count))
 
     for ddfs in stores.values():
         ddfs.put("small", [["http://node/x"]])
@@ -193,32 +196,48 @@ def contestants(root: str) -> Iterator[tuple[dict[str, DDFS], RawClient]]:
         yield stores, raw
 
 
-def show(rows: Mapping[str, Row]) -> None:
-    """Print both tables."""
-    print(f"{'median ms':24}{'embedded':>10}{'reference':>11}{'ahead':>8}{'http':>9}")
+def collect(options: Options) -> Result:
+    """Measure every row."""
+    place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory)
+    with place as root, contestants(root) as (stores, raw):
+        blobs, tags = measure_blobs(stores, raw, options), measure_tags(stores, options)
+    alone: Rows = {}
     for label, reference in REFERENCE.items():
-        row = rows[label]
-        shown = f"{reference:11.2f}" if reference else f"{'':11}"
-        ahead = f"{reference / row['embedded']:.1f}x" if reference else ""
-        print(f"{label:24}{row['embedded']:10.3f}{shown}{ahead:>8}{row['http']:9.3f}")
-    print(f"\n{'median ms':24}{'http':>9}{'raw':>9}{'ratio':>8}{'disco':>9}{'raw':>9}{'ratio':>8}")
-    for label, row in rows.items():
-        if "raw" in row:
-            line = f"{label:24}"
-            for ours, theirs in (("http", "raw"), ("disco", "raws")):
-                line += f"{row[ours]:9.3f}{row[theirs]:9.3f}{row[ours] / row[theirs]:7.2f}x"
-            print(line)
+        row = (blobs | tags)[label]
+        alone[label] = {"embedded": row["embedded"], "over HTTP": row["http"]}
+        if reference is not None:
+            alone[label][DISCO] = reference / 1e3
+    goals = [
+        Goal(f"{label}, faster than Disco", row[DISCO] / row["embedded"], 1, at_least=True)
+        for label, row in alone.items()
+        if DISCO in row
+    ] + [
+        Goal(
+            f"{label} over HTTP, over as many raw requests", row["disco"] / row["raws"], 1.5, False
+        )
+        for label, row in blobs.items()
+    ]
+    return Result(
+        goals=goals,
+        tables=[
+            Table(
+                "Tags and blobs", alone, "embedded", note="Disco: one node over loopback elsewhere."
+            ),
+            _beside("raw", "http", "Over HTTP, beside one raw request", blobs),
+            _beside("raws", "disco", "In Disco's requests, beside as many raw ones", blobs),
+        ],
+    )
+
+
+def _beside(raw: str, ours: str, title: str, rows: Mapping[str, Row]) -> Table:
+    return Table(
+        title, {label: {"raw": row[raw], "ours": row[ours]} for label, row in rows.items()}, "raw"
+    )
 
 
 def main() -> None:
-    """Measure and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dir", default=None, help="where the stores lie (default: TMPDIR)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.dir) as root, contestants(root) as (stores, raw):
-        show(measure_blobs(stores, raw) | measure_tags(stores))
+    """Measure and print."""
+    print(collect(read(parser(__doc__).parse_args())).text())
 
 
 if __name__ == "__main__":
