@@ -28,7 +28,7 @@ from benchmarks.sizes import KIB, MIB, has_room, label
 from proxyflow_dask import ProxyPlugin
 
 OURS, PLAIN, PEER = "proxyflow", "plain Dask", "proxystore-ex"
-WITH_RESULTS = "results=True"
+WITH_RESULTS, SCATTER = "results=True", "scatter"
 WORKERS = 4
 SHARING = 32
 """Tasks that get the same array."""
@@ -76,15 +76,22 @@ class Contestant:
 
 
 class Scatter(Contestant):
-    """Sends values ahead, as Dask's documentation recommends."""
+    """Sends values ahead, as Dask's documentation recommends.
+
+    Unless `hash` is false, as by default, equal values have one key, as they have with us.
+    """
+
+    def __init__(self, client: Client, *, hash: bool = True) -> None:
+        super().__init__(client)
+        self._hash = hash
 
     def give(self, value: Any) -> Any:
         """Return a future of the value on one worker."""
-        return self.client.scatter(value, hash=False)
+        return self.client.scatter(value, hash=self._hash)
 
     def give_all(self, value: Any) -> Any:
         """Return a future of the value on every worker."""
-        return self.client.scatter(value, broadcast=True, hash=False)
+        return self.client.scatter(value, broadcast=True, hash=self._hash)
 
 
 class Peer(Contestant):
@@ -161,11 +168,17 @@ def rows_with(large: int) -> dict[str, Row]:
 
 def goals(rows: Rows) -> list[Goal]:
     """Return what is promised, of the rows that were measured."""
-    return [
+    beside_plain = [
         Goal(f"{row}, as fast as {PLAIN}", rows[row][PLAIN] / rows[row][OURS], least, True)
         for row, least in NEEDED.items()
         if row in rows
     ]
+    beside_scatter = [
+        Goal(f"{row}, as fast as scatter(broadcast=True)", of[SCATTER] / of[OURS], 1, True)
+        for row, of in rows.items()
+        if row.endswith(f" to {SHARING} tasks")
+    ]
+    return beside_plain + beside_scatter
 
 
 def run(row: Row, contestants: dict[str, Contestant], options: Options) -> Mapping[str, float]:
@@ -202,7 +215,8 @@ def contestants_on(
         OURS: Contestant(ours),
         WITH_RESULTS: Contestant(with_results),
         PLAIN: Contestant(connect()),
-        "scatter": Scatter(connect()),
+        SCATTER: Scatter(connect()),
+        "scatter, hash=False": Scatter(connect(), hash=False),
     }
     absent = missing("proxystore_ex")
     if not absent:

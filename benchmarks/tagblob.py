@@ -1,7 +1,8 @@
 """How quick the tag/blob store is, beside a Disco master and beside raw uploads.
 
 Run with ``python -m benchmarks.tagblob [--quick] [--directory D]``. Every figure is the median of
-its repetitions. The reference is a Disco 0.5.4 master with one node over loopback on a small machine.
+its repetitions. The reference is a Disco 0.5.4 master with one node over loopback on a small
+machine.
 
 A raw upload is a PUT of the same bytes with the same HTTP library to a server of the same library
 that writes them to a file; see `benchmarks.tagblob_raw`. It is set beside a whole push or pull

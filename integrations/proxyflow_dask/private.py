@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias
 
-from distributed import Client, Scheduler
+from distributed import Client, Scheduler, Worker
 from distributed.protocol.pickle import dumps, loads
 
 from proxyflow.errors import MissingDependencyError, UnsupportedError
@@ -80,7 +80,7 @@ _CLIENT = (
     "subscribe_topic",
 )
 _SCHEDULER = (
-    *("stream_handlers", "tasks", "log_event", "unregister_worker_plugin", "loop"),
+    *("stream_handlers", "tasks", "log_event", "worker_plugins", "broadcast", "loop"),
     *("client_desires_keys", "client_releases_keys"),
 )
 
@@ -139,6 +139,23 @@ def release_done_forgets(scheduler: Scheduler, ours: Callable[[Any], bool]) -> N
             scheduler.client_releases_keys(done, client)
 
     scheduler.stream_handlers["client-desires-keys"] = desires
+
+
+async def dismiss_workers(scheduler: Scheduler, plugin: str) -> None:
+    """Remove a plugin from all workers, those that are closing included.
+
+    The scheduler's own way tells a worker to remove what it may just have removed as it closes,
+    and the worker reports that as an error.
+    """
+    if scheduler.worker_plugins.pop(plugin, None) is not None:
+        call = {"op": "run", "function": dumps(_dismiss), "args": dumps((plugin,))}
+        await scheduler.broadcast(msg=call, on_error="ignore")
+
+
+def _dismiss(plugin: str, dask_worker: Worker) -> None:
+    part = dask_worker.plugins.pop(plugin, None)
+    if part is not None:
+        part.teardown(dask_worker)
 
 
 def after_gather(load: Callable[[Any], Awaitable[Any]]) -> None:

@@ -8,7 +8,6 @@ results that need them.
 from __future__ import annotations
 
 import asyncio
-import logging
 import pickle
 from typing import Any
 
@@ -19,14 +18,12 @@ from proxyflow.recipe import Recipe
 from proxyflow_dask.orphan import Orphan, hold
 from proxyflow_dask.owner import topic_of
 from proxyflow_dask.packed import Packed, packed_in
-from proxyflow_dask.private import check_scheduler, release_done_forgets
+from proxyflow_dask.private import check_scheduler, dismiss_workers, release_done_forgets
 
 __all__ = ["NAME", "SchedulerPart", "open_session"]
 
 NAME = "proxyflow"
 """Name of the plugin on the scheduler."""
-
-logger = logging.getLogger("proxyflow.dask")
 
 
 class _Session:
@@ -164,17 +161,9 @@ class SchedulerPart(SchedulerPlugin):
         session = self._sessions.pop(name)
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, session.close)
-        task = loop.create_task(self._dismiss_workers(topic_of(name)))
+        task = loop.create_task(dismiss_workers(self._scheduler, topic_of(name)))
         self._dismissals.add(task)
         task.add_done_callback(self._dismissals.discard)
-
-    async def _dismiss_workers(self, plugin: str) -> None:
-        if plugin in self._scheduler.worker_plugins:
-            try:
-                await self._scheduler.unregister_worker_plugin(comm=None, name=plugin)
-            except OSError as error:
-                # A worker that is going away does not have to be told.
-                logger.debug("a worker was not told that %s has ended: %s", plugin, error)
 
     async def close(self) -> None:
         """Let go of all sessions; those whose owner lives are its own to end."""

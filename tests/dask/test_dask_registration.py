@@ -194,6 +194,23 @@ def test_workers_close_the_store_when_the_session_ends(
         until(lambda: set(watcher.run(open_stores).values()) == {0})
 
 
+def test_workers_that_close_do_not_complain(shared_cluster: Cluster, store_url: str) -> None:
+    """A worker that closes has removed its plugins when it is told that the session has ended."""
+    with Client(shared_cluster.address) as watcher:
+        shop = Shop(shared_cluster.address, store_url)
+        name = shop.owner.topic
+        watcher.run(lambda dask_worker: dask_worker.plugins.pop(name).teardown(dask_worker))
+        shop.client.close()
+        until(
+            lambda: not watcher.run_on_scheduler(
+                lambda dask_scheduler: name in dask_scheduler.worker_plugins
+            )
+        )
+        watcher.run(lambda: None)  # comes after what was sent before
+        lines = [text for log in watcher.get_worker_logs().values() for _, text in log]
+        assert not [text for text in lines if name in text and "failed" in text]
+
+
 def test_a_cluster_of_threads(store_url: str) -> None:
     """Scheduler, workers and client in one process share one store."""
     with (
