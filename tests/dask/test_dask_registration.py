@@ -202,8 +202,10 @@ def test_workers_that_close_do_not_complain(shared_cluster: Cluster, store_url: 
         watcher.run(lambda dask_worker: dask_worker.plugins.pop(name).teardown(dask_worker))
         shop.client.close()
         until(
-            lambda: not watcher.run_on_scheduler(
-                lambda dask_scheduler: name in dask_scheduler.worker_plugins
+            lambda: (
+                not watcher.run_on_scheduler(
+                    lambda dask_scheduler: name in dask_scheduler.worker_plugins
+                )
             )
         )
         watcher.run(lambda: None)  # comes after what was sent before
