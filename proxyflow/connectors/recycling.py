@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from proxyflow.forking import renew_in_child
 from proxyflow.periodic import Periodic
+from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
 from proxyflow.storage.segments import SegmentPool
 
 if TYPE_CHECKING:
@@ -77,11 +78,13 @@ class Recycler:
         self.directory = directory
         self._looked_for_orphans = time.monotonic()
         self._pool = SegmentPool(directory.fd, capacity)
+        self._writer = ArenaWriter(directory)
+        self._arena: Arena | None = None
         self._lock = threading.RLock()
         renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """Leave the parent's segments to the parent."""
+        """Leave the parent's segments to the parent; so does the writer, with its arena."""
         self._pool.forget()
         self._lock = threading.RLock()
 
@@ -101,6 +104,7 @@ class Recycler:
                 raise
             with self._lock:
                 self._pool.make_room()
+                remove_orphans(self.directory)
             self._write(name, frames, nbytes)
         _recyclers.add(self)
 
@@ -121,6 +125,20 @@ class Recycler:
             else:
                 return
 
+    def pack(self, data: bytes) -> tuple[Arena, int]:
+        """Store a small object with others; return the arena and the slot.
+
+        Raises
+        ------
+        OSError
+            If there is no room.
+        """
+        place = self._writer.put(data)
+        if place[0] is not self._arena:
+            self._arena = place[0]
+            _recyclers.add(self)
+        return place
+
     def withdraw(self, name: str) -> bool:
         """Remove an object; return False if this process did not write it, or long ago."""
         return self._pool.withdraw(name)
@@ -128,16 +146,18 @@ class Recycler:
     def trim(self) -> bool:
         """Give back what has not been used for a while; return whether there may be more."""
         with self._lock:
-            more = self._pool.trim()
+            more = self._pool.trim() | self._writer.trim()
             if time.monotonic() - self._looked_for_orphans > _ORPHANS_EVERY:
                 self._looked_for_orphans = time.monotonic()
                 with contextlib.suppress(FileNotFoundError):
                     self._pool.remove_orphans()
+                    remove_orphans(self.directory)
         return more
 
     def close(self) -> None:
         """Let go of everything, and remove what is free."""
         _recyclers.discard(self)
+        self._writer.close()
         with self._lock:
             self._pool.close()
 

@@ -50,6 +50,7 @@ class SharedMemoryConnector(FileConnector):
     """
 
     scheme = "shm"
+    packs = True
 
     def __init__(self, store_dir: str | None = None, clear: bool = True, **options: Any) -> None:
         if store_dir is None:
