@@ -11,6 +11,7 @@ from proxyflow.connectors.filekey import PACKED_NAME, FileKey, failure
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.recycling import Recycler
 from proxyflow.connectors.session import SESSION_NAME
+from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
 from proxyflow.storage.arena import PREFIX, SIZE, Arena
@@ -83,9 +84,14 @@ class Packs:
             # No room, or no session any more: who stores it as a file knows what to do, or to say.
             return None
         if arena is not self._latest:
-            self._latest = arena
-            self._remember((self._session, arena.name), arena)
+            self._begin(arena)
         return _key(self._session, arena.name, slot)
+
+    def _begin(self, arena: Arena) -> None:
+        latest, self._latest = self._latest, arena
+        if latest is not None and latest.finished:
+            self._mapped.pop((self._session, latest.name), None)
+        self._remember((self._session, arena.name), arena)
 
     # -- reading and removing ------------------------------------------------------------------
 
@@ -102,7 +108,11 @@ class Packs:
     def remove(self, key: FileKey, locate: Locate) -> bool:
         """Remove an object; return whether it was stored here."""
         found = self._find(key, locate)
-        return found is not None and found[0].remove(found[1])
+        if found is None or not found[0].remove(found[1]):
+            return False
+        if found[0].finished:
+            self._mapped.pop((key[0].partition(".")[0], found[0].name), None)
+        return True
 
     def _find(self, key: Any, locate: Locate) -> tuple[Arena, int] | None:
         """Return arena and slot that a key names; None if there is no such arena."""
@@ -131,10 +141,19 @@ class Packs:
 
     def _remember(self, place: tuple[str, str], arena: Arena) -> None:
         with self._lock:
-            while len(self._mapped) >= _MOST:
-                # Not closed: another thread may be reading. It goes when nobody does.
-                del self._mapped[next(iter(self._mapped))]
+            # Not closed: another thread may be reading. It goes when nobody does.
+            places = list(self._mapped)
+            for oldest in places[: max(0, len(places) - _MOST + 1)]:
+                self._mapped.pop(oldest, None)
             self._mapped[place] = arena
+        trimming.add(self)
+
+    def trim(self) -> bool:
+        """Unmap what holds nothing any more; return whether anything is left."""
+        for place, arena in list(self._mapped.items()):
+            if arena.finished:
+                self._mapped.pop(place, None)
+        return bool(self._mapped)
 
     def scan(self, directory: Descriptor) -> Iterator[StoredObject]:
         """Yield the small objects in the session's directory, in no order."""
@@ -152,7 +171,8 @@ class Packs:
 
     def close(self) -> None:
         """Let go of everything; what is stored stays."""
-        self._recycler = None
+        trimming.discard(self)
+        self._recycler = self._latest = None
         with self._lock:
             self._mapped = {}
 

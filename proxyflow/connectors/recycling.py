@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
+from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
-from proxyflow.periodic import Periodic
 from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
 from proxyflow.storage.segments import SegmentPool
 
@@ -25,8 +24,7 @@ __all__ = ["Recycler", "default_capacity"]
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The part of what is free that may be kept for the next object.
 _SHARE = 4
-# Seconds between two looks at what has not been used for a while, and at what the dead have left.
-_TRIM_EVERY = 2.0
+# Seconds between two looks at what the dead have left.
 _ORPHANS_EVERY = 30.0
 
 _CGROUP_FILES = (
@@ -84,8 +82,9 @@ class Recycler:
         renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """Leave the parent's segments to the parent; so does the writer, with its arena."""
+        """Leave the parent's segments to the parent."""
         self._pool.forget()
+        self._writer.forget()
         self._lock = threading.RLock()
 
     def write(self, name: str, frames: Sequence[Buffer]) -> None:
@@ -104,9 +103,10 @@ class Recycler:
                 raise
             with self._lock:
                 self._pool.make_room()
+                self._writer.make_room()
                 remove_orphans(self.directory)
             self._write(name, frames, nbytes)
-        _recyclers.add(self)
+        trimming.add(self)
 
     def _write(self, name: str, frames: Sequence[Buffer], nbytes: int) -> None:
         while True:
@@ -136,7 +136,7 @@ class Recycler:
         place = self._writer.put(data)
         if place[0] is not self._arena:
             self._arena = place[0]
-            _recyclers.add(self)
+            trimming.add(self)
         return place
 
     def withdraw(self, name: str) -> bool:
@@ -156,32 +156,7 @@ class Recycler:
 
     def close(self) -> None:
         """Let go of everything, and remove what is free."""
-        _recyclers.discard(self)
+        trimming.discard(self)
         self._writer.close()
         with self._lock:
             self._pool.close()
-
-
-class _Recyclers:
-    """Those of this process that have anything to give back."""
-
-    def __init__(self) -> None:
-        self._busy: WeakSet[Recycler] = WeakSet()
-        self._trimming = Periodic("proxyflow-trimming", _TRIM_EVERY, self._trim)
-
-    def add(self, recycler: Recycler) -> None:
-        if recycler not in self._busy:
-            self._busy.add(recycler)
-            self._trimming.ensure_running()
-
-    def discard(self, recycler: Recycler) -> None:
-        self._busy.discard(recycler)
-
-    def _trim(self) -> bool:
-        for recycler in list(self._busy):
-            if not recycler.trim():
-                self._busy.discard(recycler)
-        return bool(self._busy)
-
-
-_recyclers = _Recyclers()

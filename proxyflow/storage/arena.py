@@ -40,7 +40,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from proxyflow.forking import renew_in_child
 from proxyflow.storage.fileio import Descriptor, names
 
 __all__ = ["PREFIX", "SIZE", "SLOTS", "Arena", "ArenaWriter", "end", "remove_orphans"]
@@ -134,7 +133,7 @@ class Arena:
         if slot >= SLOTS or memory[_STATES + slot] != _LIVE:
             return False
         memory[_STATES + slot] = _REMOVED
-        if memory[0] == _SEALED and not self.in_use:
+        if self.finished:
             self.unlink()
         return True
 
@@ -151,6 +150,11 @@ class Arena:
     def in_use(self) -> bool:
         """Whether it holds any object."""
         return self._memory.find(_LIVE_BYTE, _STATES, _ENTRIES) >= 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether it holds nothing and never will."""
+        return self._memory[0] != _FILLING and not self.in_use
 
     def unlink(self) -> None:
         """Remove its file, if that is still there."""
@@ -224,7 +228,7 @@ class _NewArena(Arena):
         """Leave it to whoever removes the last object, at once if that has been removed."""
         if self._memory[0] == _FILLING:
             self._memory[0] = _SEALED
-            if not self.in_use:
+            if self.finished:
                 self.unlink()
         # The mapping has a copy of the descriptor.
         fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -264,10 +268,9 @@ class ArenaWriter:
         self._arena: _NewArena | None = None
         # Re-entrant: the garbage collector may store something in the midst of it.
         self._lock = threading.RLock()
-        renew_in_child(self)
 
-    def renew_after_fork(self) -> None:
-        """Leave the parent's arena to the parent."""
+    def forget(self) -> None:
+        """Leave the parent's arena to the parent, in a forked child."""
         self._lock = threading.RLock()
         arena, self._arena = self._arena, None
         if arena is not None:
@@ -305,6 +308,12 @@ class ArenaWriter:
             elif now - arena.since > _IDLE:
                 self.close()
         return self._arena is not None
+
+    def make_room(self) -> None:
+        """Give back an arena that holds nothing."""
+        with self._lock:
+            if self._arena is not None and not self._arena.in_use:
+                self.close()
 
     def close(self) -> None:
         """Seal what is being filled."""
