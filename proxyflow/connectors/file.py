@@ -291,8 +291,7 @@ class FileConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> FileKey:
         """Store the pieces as one object, without joining large ones, and return its key."""
-        packed = self._packs.put(frames)
-        if packed is not None:
+        if (packed := self._packs.put(frames)) is not None:
             return packed
         key = self.new_key()
         self.set_frames(key, frames)
@@ -331,8 +330,7 @@ class FileConnector:
 
     def get(self, key: FileKey) -> bytes | None:
         """Return the object, or None if nothing is stored under the key."""
-        packed = self._packs.read(key, self._locate)
-        if packed is not None:
+        if (packed := self._packs.read(key, self._locate)) is not None:
             return packed
         while (found := self._open(key)) is not None:
             with found:
@@ -351,8 +349,7 @@ class FileConnector:
         Small objects, and all of them while half of the descriptors this process may have open
         are mappings, are copied instead.
         """
-        packed = self._packs.read(key, self._locate)
-        if packed is not None:
+        if (packed := self._packs.read(key, self._locate)) is not None:
             return memoryview(bytearray(packed))
         while (found := self._open(key)) is not None:
             with found:

@@ -1,8 +1,7 @@
-"""Small objects in shared memory are packed many to a file, and nobody ever sees another's bytes."""
+"""Small objects in shared memory are packed many to a file; nobody ever sees another's bytes."""
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import random
@@ -23,12 +22,12 @@ import pytest
 import proxyflow
 from proxyflow import Store
 from proxyflow.connectors import recycling
-from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.filekey import FileKey
 from proxyflow.connectors.shm import SharedMemoryConnector
-from proxyflow.errors import InvalidKeyError, StoreClosedError, StoreFullError
-from proxyflow.storage.arena import PREFIX, SIZE, SLOTS, remove_orphans
-from tests.processes import LONG, run, small_file_system
+from proxyflow.errors import StoreClosedError
+from proxyflow.storage.arena import PREFIX, SLOTS, remove_orphans
+from tests.packed import arena_of, arenas, files
+from tests.processes import LONG
 
 KIB = 1 << 10
 FORK = multiprocessing.get_context("fork")
@@ -50,22 +49,6 @@ def connector(root: Path) -> Iterator[SharedMemoryConnector]:
 def joined(connector: SharedMemoryConnector) -> Iterator[SharedMemoryConnector]:
     with SharedMemoryConnector.from_config(connector.config()) as joined:
         yield joined
-
-
-def directory_of(connector: FileConnector) -> Path:
-    return Path(connector.store_dir, connector.session)
-
-
-def arenas(connector: FileConnector) -> list[str]:
-    return [n for n in os.listdir(directory_of(connector)) if n.startswith(PREFIX)]
-
-
-def files(connector: FileConnector) -> list[str]:
-    return [n for n in os.listdir(directory_of(connector)) if not n.startswith(".")]
-
-
-def arena_of(key: FileKey) -> str:
-    return key.filename.split(".")[1][:8]
 
 
 def in_child(action: Callable[[], None]) -> None:
@@ -503,129 +486,3 @@ def test_no_object_is_ever_anothers(root: Path) -> None:
 @pytest.mark.soak
 def test_no_object_is_ever_anothers_for_long(root: Path) -> None:
     stress(root, 300)
-
-
-# -- hostile keys --------------------------------------------------------------------------------
-
-
-def test_keys_that_nobody_made(connector: SharedMemoryConnector) -> None:
-    """Between, beyond and instead of objects there is nothing, and never another's bytes."""
-    real = connector.put(b"secret")
-    prefix = real.filename[:-7]
-    evil = [prefix + f"{n:07x}" for n in (1, SLOTS - 1, SLOTS, SLOTS + 1, SIZE, 0xFFFFFFF)]
-    evil += [f"{connector.session}.aaaaaaaap0000000", f"aaaaaaaaaa.{real.filename[11:]}"]
-    for filename in evil:
-        key = FileKey(filename)
-        assert (connector.get(key), connector.get_view(key)) == (None, None)
-        assert not connector.exists(key)
-        connector.evict(key)
-    assert connector.get(real) == b"secret"
-
-
-@pytest.mark.parametrize("tail", ["-000001", "+000001", "0_00001", " 000001", "000000A", "00001"])
-def test_slots_that_are_no_numbers(connector: SharedMemoryConnector, tail: str) -> None:
-    key = FileKey(connector.put(b"x").filename[:-7] + tail)
-    for operation in (connector.get, connector.get_view, connector.exists, connector.evict):
-        with pytest.raises(InvalidKeyError):
-            operation(key)
-
-
-def test_what_looks_like_an_object_within_another_is_none(
-    connector: SharedMemoryConnector,
-) -> None:
-    """Whoever chooses the bytes of an object cannot make others of them."""
-    with open(directory_of(connector) / (PREFIX + arena_of(connector.put(b"x"))), "rb") as arena:
-        head = arena.read(16 * KIB)
-    connector.put(head)
-    assert len(list(connector.scan())) == 2
-
-
-@pytest.mark.parametrize("kind", ["symlink", "directory", "fifo"])
-def test_what_is_no_arena_is_refused(
-    connector: SharedMemoryConnector, root: Path, kind: str
-) -> None:
-    real = connector.put(b"x")
-    path = directory_of(connector) / f"{PREFIX}aaaaaaaa"
-    match kind:
-        case "symlink":
-            path.symlink_to(directory_of(connector) / (PREFIX + arena_of(real)))
-        case "directory":
-            path.mkdir()
-        case "fifo":
-            os.mkfifo(path)
-    key = FileKey(f"{connector.session}.aaaaaaaap0000000")
-    for operation in (connector.get, connector.get_view, connector.exists, connector.evict):
-        with pytest.raises(InvalidKeyError):
-            operation(key)
-    assert [stored.key for stored in connector.scan()] == [real]
-    connector.close()
-    assert not root.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"short", bytes(SIZE), b"x" * SIZE, bytes(SIZE + 1)])
-def test_files_that_are_no_arenas_hold_nothing(
-    connector: SharedMemoryConnector, content: bytes
-) -> None:
-    (directory_of(connector) / f"{PREFIX}aaaaaaaa").write_bytes(content)
-    for slot in (0, SLOTS - 1):
-        assert connector.get(FileKey(f"{connector.session}.aaaaaaaap{slot:07x}")) is None
-    assert list(connector.scan()) == []
-
-
-# -- no room -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("calls", [0, 1, 2])
-def test_without_room_for_an_arena_objects_are_files(
-    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
-    """Pages are taken before they are written to: where there are none, that would kill."""
-    left = [calls]
-    allocate = os.posix_fallocate
-
-    def fail(*args: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        allocate(*args)
-
-    monkeypatch.setattr(os, "posix_fallocate", fail)
-    keys = [connector.put(bytes([n]) * KIB) for n in range(250)]
-    assert bool(files(connector))
-    assert len(arenas(connector)) == min(calls, 1)
-    assert all(connector.get(key) == bytes([n]) * KIB for n, key in enumerate(keys))
-    for key in keys:
-        connector.evict(key)
-    assert list(connector.scan()) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-def test_a_full_file_system_is_an_error_and_no_signal(tmp_path: Path) -> None:
-    with (
-        small_file_system(tmp_path / "memory", 2),
-        SharedMemoryConnector(str(tmp_path / "memory/store")) as connector,
-    ):
-        keys = []
-        with pytest.raises(StoreFullError, match="no room"):
-            while True:
-                keys.append(connector.put(bytes([len(keys) % 251]) * KIB))
-        assert len(keys) > 1000
-        for n, key in enumerate(keys):
-            assert connector.get(key) == bytes([n % 251]) * KIB
-            connector.evict(key)
-        assert connector.get(connector.put(b"again")) == b"again"
-
-
-LIMITED = """
-import resource, sys
-from proxyflow.connectors.shm import SharedMemoryConnector
-resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, resource.RLIM_INFINITY))
-with SharedMemoryConnector(sys.argv[1]) as connector:
-    keys = [connector.put(bytes([n]) * 1024) for n in range(200)]
-    assert all(connector.get(key) == bytes([n]) * 1024 for n, key in enumerate(keys))
-"""
-
-
-def test_a_limit_on_the_size_of_files(root: Path) -> None:
-    run(LIMITED, root)
-    assert not root.exists()
