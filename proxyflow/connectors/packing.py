@@ -51,20 +51,18 @@ class Packs:
         self._store = store
         self._session = session
         self._recycler = recycler
-        self._latest: Arena | None = None
+        self._latest: Arena | None
         # By session and name; the oldest is forgotten first.
-        self._mapped: dict[tuple[str, str], Arena] = {}
+        self._mapped: dict[tuple[str, str], Arena]
         self.renew_after_fork()
         renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """Map anew what is needed: the parent's mapping of what it fills would keep it locked."""
+        """Map anew what is needed: what the parent fills is not mapped any more."""
         # Re-entrant: the garbage collector may evict something in the midst of it.
         self._lock = threading.RLock()
         self._latest = None
-        mapped, self._mapped = self._mapped, {}
-        for arena in mapped.values():
-            arena.close()
+        self._mapped = {}
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -85,6 +83,7 @@ class Packs:
             return None
         if arena is not self._latest:
             self._begin(arena)
+            trimming.add(recycler)
         return _key(self._session, arena.name, slot)
 
     def _begin(self, arena: Arena) -> None:
@@ -153,6 +152,9 @@ class Packs:
         for place, arena in list(self._mapped.items()):
             if arena.finished:
                 self._mapped.pop(place, None)
+        latest = self._latest
+        if latest is not None and latest.finished:
+            self._latest = None
         return bool(self._mapped)
 
     def scan(self, directory: Descriptor) -> Iterator[StoredObject]:

@@ -77,7 +77,6 @@ class Recycler:
         self._looked_for_orphans = time.monotonic()
         self._pool = SegmentPool(directory.fd, capacity)
         self._writer = ArenaWriter(directory)
-        self._arena: Arena | None = None
         self._lock = threading.RLock()
         renew_in_child(self)
 
@@ -101,12 +100,17 @@ class Recycler:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            with self._lock:
-                self._pool.make_room()
-                self._writer.make_room()
-                remove_orphans(self.directory)
+            self._make_room()
             self._write(name, frames, nbytes)
         trimming.add(self)
+
+    def _make_room(self) -> None:
+        with self._lock:
+            self._pool.make_room()
+        self._writer.make_room()
+        remove_orphans(self.directory)
+        # Whoever has mapped what is now removed keeps its pages.
+        trimming.look()
 
     def _write(self, name: str, frames: Sequence[Buffer], nbytes: int) -> None:
         while True:
@@ -133,11 +137,7 @@ class Recycler:
         OSError
             If there is no room.
         """
-        place = self._writer.put(data)
-        if place[0] is not self._arena:
-            self._arena = place[0]
-            trimming.add(self)
-        return place
+        return self._writer.put(data)
 
     def withdraw(self, name: str) -> bool:
         """Remove an object; return False if this process did not write it, or long ago."""

@@ -26,7 +26,7 @@ class _Trimming:
 
     def __init__(self) -> None:
         self._busy: WeakSet[Trimmable] = WeakSet()
-        self._periodic = Periodic("proxyflow-trimming", _EVERY, self._trim)
+        self._periodic = Periodic("proxyflow-trimming", _EVERY, self.look)
 
     def add(self, trimmable: Trimmable) -> None:
         if trimmable not in self._busy:
@@ -36,7 +36,7 @@ class _Trimming:
     def discard(self, trimmable: Trimmable) -> None:
         self._busy.discard(trimmable)
 
-    def _trim(self) -> bool:
+    def look(self) -> bool:
         for trimmable in list(self._busy):
             if not trimmable.trim():
                 self._busy.discard(trimmable)

@@ -142,6 +142,17 @@ def test_a_full_file_system_is_an_error_and_no_signal(tmp_path: Path) -> None:
         assert connector.get(connector.put(b"again")) == b"again"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_an_empty_arena_makes_room_for_what_is_needed(tmp_path: Path) -> None:
+    with (
+        small_file_system(tmp_path / "memory", 2),
+        SharedMemoryConnector(str(tmp_path / "memory/store")) as connector,
+    ):
+        connector.evict(connector.put(b"small"))
+        data = bytes(1960 * KIB)
+        assert connector.get(connector.put(data)) == data
+
+
 LIMITED = """
 import resource, sys
 from proxyflow.connectors.shm import SharedMemoryConnector
