@@ -176,19 +176,20 @@ def _map(fd: int) -> mmap.mmap:
 class _NewArena(Arena):
     """An arena as its writer sees it, one thread at a time."""
 
-    __slots__ = ("_allocated", "_end", "_fd", "seen", "since", "slots")
+    __slots__ = ("_allocated", "_end", "_file", "seen", "since", "slots")
 
     def __init__(self, directory: Descriptor) -> None:
         name = base64.b32encode(os.urandom(5)).decode().lower()
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        self._fd = os.open(PREFIX + name, flags, 0o600, dir_fd=directory.fd)
+        # With it goes the lock, even where nobody closes the store.
+        self._file = Descriptor(os.open(PREFIX + name, flags, 0o600, dir_fd=directory.fd))
+        fd = self._file.fd
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, SIZE)
-            os.posix_fallocate(self._fd, 0, STEP)
-            super().__init__(name, directory, _map(self._fd))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, SIZE)
+            os.posix_fallocate(fd, 0, STEP)
+            super().__init__(name, directory, _map(fd))
         except BaseException:
-            os.close(self._fd)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(PREFIX + name, dir_fd=directory.fd)
             raise
@@ -213,7 +214,7 @@ class _NewArena(Arena):
             return -1
         if end > self._allocated:
             more = -(-(end - self._allocated) // STEP) * STEP
-            os.posix_fallocate(self._fd, self._allocated, min(more, SIZE - self._allocated))
+            os.posix_fallocate(self._file.fd, self._allocated, min(more, SIZE - self._allocated))
             self._allocated = min(self._allocated + more, SIZE)
         self.slots = slot + 1
         self._end = -(-end // _ALIGNMENT) * _ALIGNMENT
@@ -231,12 +232,12 @@ class _NewArena(Arena):
             if self.finished:
                 self.unlink()
         # The mapping has a copy of the descriptor.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        fcntl.flock(self._file.fd, fcntl.LOCK_UN)
+        del self._file
 
     def forget(self) -> None:
         """Let go of it in a forked child: not even its lock stays."""
-        os.close(self._fd)
+        del self._file
         self.close()
 
 
@@ -266,6 +267,7 @@ class ArenaWriter:
     def __init__(self, directory: Descriptor) -> None:
         self._directory = directory
         self._arena: _NewArena | None = None
+        self._closed = False
         # Re-entrant: the garbage collector may store something in the midst of it.
         self._lock = threading.RLock()
 
@@ -289,7 +291,9 @@ class ArenaWriter:
                 slot = self._arena.append(data)
                 if slot >= 0:
                     return self._arena, slot
-            self.close()
+            self._seal()
+            if self._closed:
+                raise FileNotFoundError(errno.ENOENT, "this has been closed")
             arena = self._arena = _NewArena(self._directory)
             slot = arena.append(data)
         if slot < 0:
@@ -306,21 +310,25 @@ class ArenaWriter:
             if arena.slots != arena.seen or arena.in_use:
                 arena.seen, arena.since = arena.slots, now
             elif now - arena.since > _IDLE:
-                self.close()
+                self._seal()
         return self._arena is not None
 
     def make_room(self) -> None:
         """Give back an arena that holds nothing."""
         with self._lock:
             if self._arena is not None and not self._arena.in_use:
-                self.close()
+                self._seal()
 
     def close(self) -> None:
-        """Seal what is being filled."""
+        """Seal what is being filled, and store nothing more."""
         with self._lock:
-            arena, self._arena = self._arena, None
-            if arena is not None:
-                arena.seal()
+            self._closed = True
+            self._seal()
+
+    def _seal(self) -> None:
+        arena, self._arena = self._arena, None
+        if arena is not None:
+            arena.seal()
 
 
 def end(name: str, directory: int) -> None:
@@ -346,7 +354,8 @@ def remove_orphans(directory: Descriptor) -> None:
     """Remove arenas without objects that nobody fills: their writers were killed."""
     for name in names(directory.fd):
         if name.startswith(PREFIX):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            # In use, gone in the meantime, or none of ours.
+            with contextlib.suppress(OSError):
                 _remove_orphan(name.removeprefix(PREFIX), directory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
@@ -235,6 +236,29 @@ def test_mappings_of_what_is_gone_are_let_go_of(
         connector.evict(key)
     assert len(connector._packs._mapped) == 1
     until(lambda: len(joined._packs._mapped) <= 1)
+
+
+def test_a_connector_that_nobody_closes_keeps_no_lock(connector: SharedMemoryConnector) -> None:
+    """A worker's store is often just dropped; its arena must not look as if it were filled."""
+    joined = SharedMemoryConnector.from_config(connector.config())
+    key = joined.put(b"x")
+    del joined
+    gc.collect()
+    connector.evict(key)
+    assert connector._recycler is not None
+    remove_orphans(connector._recycler.directory)
+    assert arenas(connector) == []
+
+
+def test_nothing_is_packed_once_a_connector_is_closed(connector: SharedMemoryConnector) -> None:
+    """Another thread may be about to store, and would leave an arena that nobody seals."""
+    joined = SharedMemoryConnector.from_config(connector.config())
+    recycler = joined._recycler
+    assert recycler is not None
+    joined.close()
+    with pytest.raises(FileNotFoundError):
+        recycler.pack(b"too late")
+    assert arenas(connector) == []
 
 
 def test_few_arenas_are_mapped(
