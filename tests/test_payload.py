@@ -233,6 +233,18 @@ def test_no_garbage_is_a_payload(garbage: bytes) -> None:
             unpack(data)
 
 
+def test_every_byte_of_a_small_payload_counts() -> None:
+    """It is taken apart in a way of its own, which must let nothing pass."""
+    data = b"".join(pack(0, [b"small ", b"stream"], []).frames)
+    assert bytes(unpack(data).stream) == b"small stream"
+    for at in range(len(data)):
+        for damaged in (data[:at], data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]):
+            with pytest.raises((CorruptObjectError, AuthenticationError)):
+                unpack(damaged)
+    with pytest.raises(CorruptObjectError):
+        unpack(data + b"x")
+
+
 def test_without_verification_only_large_buffers_are_trusted() -> None:
     """verify=False overlooks damage within views handed out, and none elsewhere."""
     buffer = noise(500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import ctypes
 import dataclasses
 import datetime
@@ -31,6 +32,7 @@ from proxyflow.serialize import (
     unregister_serializer,
 )
 from proxyflow.serialize.payload import pack
+from tests.processes import run
 
 
 def written(obj: object, **options: Any) -> bytearray:
@@ -427,3 +429,31 @@ def test_a_class_defined_anew_takes_over_its_name() -> None:
     again = type("Matrix", (), {"__module__": __name__, "rows": 5})
     register_serializer(again, "matrix", lambda m: (m.rows, []), lambda rows, _: rows)
     assert round_trip(again()) == 5
+
+
+class Late:
+    """Pickled by a reducer that is registered late."""
+
+
+def test_a_reducer_registered_between_two_objects_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The table of reducers is kept from one object to the next."""
+    assert isinstance(deserialize(b"".join(serialize(Late()).frames)), Late)
+    monkeypatch.setitem(copyreg.dispatch_table, Late, lambda late: (int, (42,)))
+    assert deserialize(b"".join(serialize(Late()).frames)) == 42
+
+
+NUMPY_LATER = """
+import sys
+from proxyflow.serialize import serialize
+serialize([])
+assert "numpy" not in sys.modules
+import numpy
+assert b"rebuild_array" in b"".join(serialize(numpy.arange(3)).frames)
+"""
+
+
+def test_numpy_may_be_imported_between_two_objects() -> None:
+    """The table of reducers is kept from one object to the next."""
+    run(NUMPY_LATER)

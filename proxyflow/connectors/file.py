@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from proxyflow.connectors.filekey import (
-    OBJECT_NAME,
+    STORED_NAME,
     FileKey,
     FileKeySeries,
     KeyMaker,
@@ -28,6 +28,7 @@ from proxyflow.connectors.filekey import (
 )
 from proxyflow.connectors.objectfile import ObjectFile
 from proxyflow.connectors.others import OtherSessions
+from proxyflow.connectors.packing import Packs
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.recycling import Recycler, default_capacity
 from proxyflow.connectors.root import as_directory, check_local, in_memory
@@ -100,8 +101,12 @@ class FileConnector:
     """
 
     scheme = "file"
-    key_type = FileKey
     """What its URLs begin with."""
+
+    key_type = FileKey
+
+    packs = False
+    """Whether small objects are packed many to a file."""
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ class FileConnector:
         self._recycled = in_memory(self.store_dir)
         self.capacity = capacity
         self._recycler = self._make_recycler()
+        self._packs = Packs(self.store_dir, self._name, self._recycler if self.packs else None)
         self._make_key = KeyMaker(self._name)
         self._others = OtherSessions(
             lambda name: [SessionDirectory.join(root, name) for root in roots]
@@ -284,7 +290,9 @@ class FileConnector:
         self.set_frames(key, [obj])
 
     def put_frames(self, frames: Sequence[Buffer]) -> FileKey:
-        """Store the pieces as one object, without joining them, and return its key."""
+        """Store the pieces as one object, without joining large ones, and return its key."""
+        if (packed := self._packs.put(frames)) is not None:
+            return packed
         key = self.new_key()
         self.set_frames(key, frames)
         return key
@@ -300,6 +308,8 @@ class FileConnector:
                     raise self._unreachable(error, key) from error
                 full = error
             else:
+                # Where that is the key of a packed one, it has been found first so far.
+                self._packs.remove(key, self._locate)
                 return
         raise StoreFullError(
             f"no room for {sum(memoryview(f).nbytes for f in frames):,} bytes",
@@ -320,6 +330,8 @@ class FileConnector:
 
     def get(self, key: FileKey) -> bytes | None:
         """Return the object, or None if nothing is stored under the key."""
+        if (packed := self._packs.read(key, self._locate)) is not None:
+            return packed
         while (found := self._open(key)) is not None:
             with found:
                 data = found.read()
@@ -337,6 +349,8 @@ class FileConnector:
         Small objects, and all of them while half of the descriptors this process may have open
         are mappings, are copied instead.
         """
+        if (packed := self._packs.read(key, self._locate)) is not None:
+            return memoryview(bytearray(packed))
         while (found := self._open(key)) is not None:
             with found:
                 view = found.view()
@@ -346,6 +360,8 @@ class FileConnector:
 
     def exists(self, key: FileKey) -> bool:
         """Return whether an object is stored under the key."""
+        if self._packs.holds(key, self._locate):
+            return True
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
             try:
@@ -399,6 +415,8 @@ class FileConnector:
 
         What has been read of it stays valid: a mapping outlives the name of its file.
         """
+        if self._packs.remove(key, self._locate):
+            return
         directories, name = self._locate(key, missing_ok=True)
         for directory in directories:
             try:
@@ -412,9 +430,10 @@ class FileConnector:
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
+        yield from self._packs.scan(self._directories[0].opened())
         for directory in [directory.opened() for directory in self._directories]:
             for name in fileio.names(directory.fd):
-                if not OBJECT_NAME.fullmatch(name):
+                if not STORED_NAME.fullmatch(name):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
@@ -436,6 +455,7 @@ class FileConnector:
             Whether the owner removes the objects; overrides what the connector was made with.
         """
         clear = self.clear if clear is None else clear
+        self._packs.close()
         if self._recycler is not None:
             self._recycler.close()
         others = self._others.take_all()

@@ -22,6 +22,8 @@ from proxyflow.forking import renew_in_child
 
 __all__ = [
     "OBJECT_NAME",
+    "PACKED_NAME",
+    "STORED_NAME",
     "FileKey",
     "FileKeySeries",
     "KeyMaker",
@@ -36,9 +38,16 @@ __all__ = [
 # take longer than the rest of a small submit.
 OBJECT_NAME = re.compile(r"[a-z2-7]{8}[0-9a-f]{8}")
 
+# The name of an object that is packed with others (`proxyflow.storage.arena`): its arena, a letter
+# that no other name has there, and its slot.
+PACKED_NAME = re.compile(r"([a-z2-7]{8})p([0-9a-f]{7})")
+
+STORED_NAME = re.compile(r"[a-z2-7]{8}[0-9a-fp][0-9a-f]{7}")
+"""Both of them."""
+
 # Neither part can hold a separator, a leading dot or a NUL, so no key that matches can name
 # anything but an object.
-_KEY = re.compile(rf"({SESSION_NAME.pattern})\.({OBJECT_NAME.pattern})")
+_KEY = re.compile(rf"({SESSION_NAME.pattern})\.({STORED_NAME.pattern})")
 
 # How a name answers that stands for a link, a socket or a directory.
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR})

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
+from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
-from proxyflow.periodic import Periodic
+from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
 from proxyflow.storage.segments import SegmentPool
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ __all__ = ["Recycler", "default_capacity"]
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The part of what is free that may be kept for the next object.
 _SHARE = 4
-# Seconds between two looks at what has not been used for a while, and at what the dead have left.
-_TRIM_EVERY = 2.0
+# Seconds between two looks at what the dead have left.
 _ORPHANS_EVERY = 30.0
 
 _CGROUP_FILES = (
@@ -77,12 +76,14 @@ class Recycler:
         self.directory = directory
         self._looked_for_orphans = time.monotonic()
         self._pool = SegmentPool(directory.fd, capacity)
+        self._writer = ArenaWriter(directory)
         self._lock = threading.RLock()
         renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """Leave the parent's segments to the parent."""
         self._pool.forget()
+        self._writer.forget()
         self._lock = threading.RLock()
 
     def write(self, name: str, frames: Sequence[Buffer]) -> None:
@@ -99,10 +100,17 @@ class Recycler:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            with self._lock:
-                self._pool.make_room()
+            self._make_room()
             self._write(name, frames, nbytes)
-        _recyclers.add(self)
+        trimming.add(self)
+
+    def _make_room(self) -> None:
+        with self._lock:
+            self._pool.make_room()
+        self._writer.make_room()
+        remove_orphans(self.directory)
+        # Whoever has mapped what is now removed keeps its pages.
+        trimming.look()
 
     def _write(self, name: str, frames: Sequence[Buffer], nbytes: int) -> None:
         while True:
@@ -121,6 +129,16 @@ class Recycler:
             else:
                 return
 
+    def pack(self, data: bytes) -> tuple[Arena, int]:
+        """Store a small object with others; return the arena and the slot.
+
+        Raises
+        ------
+        OSError
+            If there is no room.
+        """
+        return self._writer.put(data)
+
     def withdraw(self, name: str) -> bool:
         """Remove an object; return False if this process did not write it, or long ago."""
         return self._pool.withdraw(name)
@@ -128,40 +146,17 @@ class Recycler:
     def trim(self) -> bool:
         """Give back what has not been used for a while; return whether there may be more."""
         with self._lock:
-            more = self._pool.trim()
+            more = self._pool.trim() | self._writer.trim()
             if time.monotonic() - self._looked_for_orphans > _ORPHANS_EVERY:
                 self._looked_for_orphans = time.monotonic()
                 with contextlib.suppress(FileNotFoundError):
                     self._pool.remove_orphans()
+                    remove_orphans(self.directory)
         return more
 
     def close(self) -> None:
         """Let go of everything, and remove what is free."""
-        _recyclers.discard(self)
+        trimming.discard(self)
+        self._writer.close()
         with self._lock:
             self._pool.close()
-
-
-class _Recyclers:
-    """Those of this process that have anything to give back."""
-
-    def __init__(self) -> None:
-        self._busy: WeakSet[Recycler] = WeakSet()
-        self._trimming = Periodic("proxyflow-trimming", _TRIM_EVERY, self._trim)
-
-    def add(self, recycler: Recycler) -> None:
-        if recycler not in self._busy:
-            self._busy.add(recycler)
-            self._trimming.ensure_running()
-
-    def discard(self, recycler: Recycler) -> None:
-        self._busy.discard(recycler)
-
-    def _trim(self) -> bool:
-        for recycler in list(self._busy):
-            if not recycler.trim():
-                self._busy.discard(recycler)
-        return bool(self._busy)
-
-
-_recyclers = _Recyclers()

@@ -36,6 +36,7 @@ from proxyflow.connectors.owner import (
 from proxyflow.connectors.root import make_root, remove_root
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
+from proxyflow.storage import arena
 from proxyflow.storage.fileio import Descriptor, names
 
 __all__ = [
@@ -421,6 +422,8 @@ def _remove_entries(fd: int) -> bool:
 def _remove_entry(name: str, fd: int) -> bool:
     if _is_nfs_remnant(name):
         return False
+    if name.startswith(arena.PREFIX):
+        arena.end(name, fd)
     # Another sweeper may be faster at each step.
     with contextlib.suppress(FileNotFoundError):
         try:

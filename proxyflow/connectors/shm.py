@@ -24,7 +24,8 @@ class SharedMemoryConnector(FileConnector):
     and refuses any other. What is removed by the process that stored it leaves its pages to the
     next object: storing is then one copy into memory that is there and mapped, several times as
     fast as into fresh pages. What a reader has mapped never changes; how that is made sure of is
-    said in `proxyflow.storage.segments`.
+    said in `proxyflow.storage.segments`. Small objects are packed many to a file, which takes no
+    system call (`proxyflow.storage.arena`).
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ class SharedMemoryConnector(FileConnector):
     """
 
     scheme = "shm"
+    packs = True
 
     def __init__(self, store_dir: str | None = None, clear: bool = True, **options: Any) -> None:
         if store_dir is None:

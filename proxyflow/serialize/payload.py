@@ -51,8 +51,12 @@ _ROW = struct.Struct("<QQB")
 _ZEROS = bytes(ALIGNMENT)
 _CHECKSUM = Checksum()
 
+# The whole header of a payload of one frame with a checksum, as small objects are.
+_SINGLE = struct.Struct("<4sBBBxIQQQB16s16s")
+_SINGLE_DIGESTED = _SINGLE.size - Checksum.size
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Payload:
     """A packed object, ready to be written.
 
@@ -132,6 +136,8 @@ def pack(
     >>> contents.kind, bytes(contents.stream), bytes(contents.buffers[0])
     (7, b'what it is', b'large')
     """
+    if secret is None and not compress and not buffers:
+        return _pack_single(kind, stream)
     digester: Digester = _CHECKSUM if secret is None else Mac(secret)
     frames: list[Sequence[Piece]] = [stream, *([buffer] for buffer in buffers)]
     rows: list[bytes] = []
@@ -157,6 +163,16 @@ def pack(
     header = b"".join([prelude, *rows])
     header += digester.header(header)
     return Payload([header, *body], position, digester.identity(b"".join(summary)))
+
+
+def _pack_single(kind: int, stream: Sequence[Piece]) -> Payload:
+    """Do what `pack` does for a stream alone, in half the time."""
+    raw = total(stream)
+    nbytes = _SINGLE.size + raw
+    row = _ROW.pack(raw, raw, _RAW) + _CHECKSUM.frame(stream, raw)
+    header = _PRELUDE.pack(_MAGIC, _VERSION, 0, kind, 1, nbytes) + row
+    header += _CHECKSUM.header(header)
+    return Payload([header, *stream], nbytes, _CHECKSUM.identity(bytes([kind]) + row))
 
 
 def _header_size(frames: int, digester: Digester) -> int:
@@ -196,6 +212,10 @@ def unpack(data: Buffer, *, verify: bool = True, secret: bytes | None = None) ->
     view = memoryview(data)
     if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
+    if secret is None:
+        contents = _unpack_single(view)
+        if contents is not None:
+            return contents
     kind, rows, position, digester = _read_header(view, secret)
     frames = []
     for index, row in enumerate(rows):
@@ -212,6 +232,28 @@ def unpack(data: Buffer, *, verify: bool = True, secret: bytes | None = None) ->
             _check_digest(f"frame {index}", row.digest, digester.frame([stored], row.stored))
         frames.append(stored if row.codec == _RAW else _decompress(index, stored, row.raw))
     return Contents(kind, frames[0], frames[1:])
+
+
+def _unpack_single(view: memoryview) -> Contents | None:
+    """Do what `unpack` does for a stream alone, in half the time; None if anything is different.
+
+    What that is, is left to be found by those who say it.
+    """
+    if len(view) < _SINGLE.size:
+        return None
+    (magic, version, flags, kind, count, length, stored, raw, packed, digest, of_header) = (
+        _SINGLE.unpack_from(view)
+    )
+    if (
+        (magic, version, flags, count, packed) == (_MAGIC, _VERSION, 0, 1, _RAW)
+        and length == len(view)
+        and stored == raw == length - _SINGLE.size
+        and of_header == _CHECKSUM.header(bytes(view[:_SINGLE_DIGESTED]))
+    ):
+        stream = view[_SINGLE.size :]
+        if digest == _CHECKSUM.frame([stream], stored):
+            return Contents(kind, stream, [])
+    return None
 
 
 class _Row(NamedTuple):

@@ -119,12 +119,13 @@ def _names_unimportable(stream: Sequence[Piece]) -> bool:
     about every object. A string that merely looks so costs time, nothing else.
     """
     names = [name.encode() for name in modules_by_value()]
-    return any(
-        name in piece
-        for piece in stream
-        if isinstance(piece, bytes) and piece.startswith(_PICKLER_OUTPUT)
-        for name in names
-    )
+    # Plain loops: for a small object, generators would take longer than looking.
+    for piece in stream:
+        if isinstance(piece, bytes) and piece.startswith(_PICKLER_OUTPUT):
+            for name in names:
+                if name in piece:
+                    return True
+    return False
 
 
 def load(stream: Piece, buffers: Sequence[memoryview]) -> Any:

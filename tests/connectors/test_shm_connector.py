@@ -68,7 +68,7 @@ def until(condition: Callable[[], Any]) -> None:
 # -- recycling ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nbytes", [100, 100_000, 3 * MIB])
+@pytest.mark.parametrize("nbytes", [65_537, 100_000, 3 * MIB])
 def test_pages_of_an_evicted_object_are_used_again(
     connector: SharedMemoryConnector, nbytes: int
 ) -> None:
@@ -294,7 +294,7 @@ def test_no_more_is_kept_than_allowed(root: Path) -> None:
     with SharedMemoryConnector(str(root), capacity=3 * MIB) as connector:
         for key in [connector.put(bytes(MIB)) for _ in range(6)]:
             connector.evict(key)
-        connector.put(b"next")
+        connector.put(bytes(100_000))
         assert len(free(connector)) <= 3
     with SharedMemoryConnector(str(root), capacity=0) as connector:
         connector.evict(connector.put(bytes(MIB)))
