@@ -154,15 +154,15 @@ def rows_with(large: int) -> dict[str, Row]:
     name, tenth = label(large), large // 10
     one = [array(large)]
     return {
-        "submit 1 KiB": Row(submit_one, [array(KIB)], 60),
-        "submit 1 MiB": Row(submit_one, [array(MIB)], 30),
-        f"submit {name}": Row(submit_one, one, 5),
-        "100 tasks of 1 MiB": Row(submit_each, [array(MIB) for _ in range(100)], 5),
+        "submit 1 KiB": Row(submit_one, [array(KIB)], 300),
+        "submit 1 MiB": Row(submit_one, [array(MIB)], 100),
+        f"submit {name}": Row(submit_one, one, 15),
+        "100 tasks of 1 MiB": Row(submit_each, [array(MIB) for _ in range(100)], 11),
         # Plain Dask has each task's copy in client, scheduler and workers.
-        f"{name} to {SHARING} tasks": Row(submit_shared, one, 3, copies=5 * SHARING),
+        f"{name} to {SHARING} tasks": Row(submit_shared, one, 5, copies=5 * SHARING),
         f"chain of 5 x {name}": Row(submit_chain, one, 5, copies=30),
         f"result of {name}": Row(fetch_result, one, 5),
-        f"list of 8 x {label(tenth)}": Row(submit_nested, [array(tenth) for _ in range(8)], 7),
+        f"list of 8 x {label(tenth)}": Row(submit_nested, [array(tenth) for _ in range(8)], 15),
     }
 
 

@@ -83,7 +83,8 @@ class Policy:
 
     def wants(self, obj: Any) -> bool:
         """Return whether a value is worth a proxy."""
-        return self.allows(obj) and estimate_size(obj) >= self.nbytes
+        # The size first: nearly everything is small, and types may take longer to look at.
+        return estimate_size(obj) >= self.nbytes and self.allows(obj)
 
     def __str__(self) -> str:
         return f"values of at least {format_size(self.nbytes)}"
