@@ -71,7 +71,7 @@ class BatchHandlers:
             blobs = await self._calls(_store(body, request), size=_size(body))
         answer: dict[str, Any] = {"blobs": blobs}
         if tag is not None:
-            answer["tag"] = await self._calls(_append(tag, blobs, request), size=len(body))
+            answer["tag"] = await self._calls(_append(tag, blobs, request), size=256 * len(blobs))
         data = to_client(json.dumps(answer).encode(), host_of(request, self._advertise))
         return web.Response(status=201, body=data, content_type="application/json")
 
