@@ -8,8 +8,9 @@ JOBS ?= 2
 # Storage systems whose tests start servers and kill processes.
 SERVERS := $(foreach name,kvs tagblob filespace,tests/storage/$(name) proxyflow/storage/$(name))
 
-# What runs over the proxy in Python too; the suite uses the one in C where there is a compiler.
-PROXY := tests/test_facts.py tests/test_nesting.py tests/test_boundary.py tests/futures \
+# What runs in Python alone too; the suite uses what is in C where there is a compiler.
+PURE := tests/test_facts.py tests/test_nesting.py tests/test_boundary.py tests/futures \
+	tests/test_payload.py tests/connectors/test_shm_connector.py \
 	$(wildcard tests/test_*proxy*.py) proxyflow/behaviour.py proxyflow/proxy.py
 
 .PHONY: demo test test-matrix lint types bench bench-quick soak clean
@@ -20,7 +21,7 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -n $(JOBS) $(SERVERS)
 	$(BIN)/python -m coverage erase
-	PROXYFLOW_PURE_PYTHON=1 $(BIN)/python -m pytest -n $(JOBS) $(PROXY) --cov --cov-report=
+	PROXYFLOW_PURE_PYTHON=1 $(BIN)/python -m pytest -n $(JOBS) $(PURE) --cov --cov-report=
 	$(BIN)/python -m pytest -n $(JOBS) $(SERVERS:%=--ignore=%) \
 		--cov --cov-append --cov-report=term --cov-fail-under=95
 
@@ -59,9 +60,9 @@ $(VENV)-dask-%/.installed: pyproject.toml
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
-# One environment; each extra is installed into it when it is first needed. That builds the proxy in
-# C, too.
-$(VENV)/.installed-%: pyproject.toml proxyflow/_proxy.c
+# One environment; each extra is installed into it when it is first needed. That builds what is in C,
+# too.
+$(VENV)/.installed-%: pyproject.toml proxyflow/_proxy.c proxyflow/serialize/_digestcopy.c
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@

@@ -19,8 +19,6 @@ from proxyflow.connectors.protocol import (
     Connector,
     DeferrableConnector,
     FileOpener,
-    FrameBatchWriter,
-    FrameWriter,
     Key,
     KeyScanner,
     KeySeries,
@@ -50,6 +48,7 @@ from proxyflow.reader import CachingReader
 from proxyflow.scope import note, scope
 from proxyflow.serialize import Payload, deserialize, serialize
 from proxyflow.stats import StoreStats
+from proxyflow.writer import Writer
 
 if TYPE_CHECKING:
     from proxyflow.stream import Stream
@@ -129,8 +128,7 @@ class Store:
         self.connector: Connector = connector
         self.stats = StoreStats()
         self._views = isinstance(connector, ViewReader)
-        # Asked once: a runtime check of a protocol takes longer than a small put.
-        self._frames = isinstance(connector, FrameWriter)
+        self._writer = Writer(connector)
         self.deferrable = isinstance(connector, DeferrableConnector)
         self._compression = Compression(options.compress, moves=not self._views)
         self._verify = options.verify
@@ -271,24 +269,9 @@ class Store:
         payloads = [self.encode(obj) for obj in objs]
         self._check_open()
         started = perf_counter()
-        if isinstance(self.connector, FrameBatchWriter):
-            keys = self.connector.put_frames_batch([payload.frames for payload in payloads])
-        elif self._frames:
-            return self._write_all(payloads)
-        else:
-            keys = self.connector.put_batch([b"".join(payload.frames) for payload in payloads])
+        keys = self._writer.put_batch(payloads)
         self.stats.record("put_batch", started, sum(payload.nbytes for payload in payloads))
         return note(self, keys)
-
-    def _write_all(self, payloads: list[Payload]) -> list[Key]:
-        keys: list[Key] = []
-        try:
-            for payload in payloads:
-                keys.append(self.write(payload))
-        except BaseException:
-            self.evict_batch(keys)
-            raise
-        return keys
 
     def get_batch(self, keys: Sequence[Key], default: Any = None) -> list[Any]:
         """Return several objects in the order of their keys, `default` for each missing one."""
@@ -492,17 +475,10 @@ class Store:
         """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
         self._check_open()
         started = perf_counter()
-        connector: Any = self.connector
         if key is None:
-            key = (
-                connector.put_frames(payload.frames)
-                if self._frames
-                else connector.put(b"".join(payload.frames))
-            )
-        elif self._frames:
-            connector.set_frames(key, payload.frames)
+            key = self._writer.put(payload)
         else:
-            connector.set(key, b"".join(payload.frames))
+            self._writer.set(key, payload)
         seconds = self.stats.record("put", started, payload.nbytes)
         self._compression.link.add(payload.nbytes, seconds)
         note(self, [key])

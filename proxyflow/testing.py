@@ -22,6 +22,7 @@ from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import InvalidKeyError, StoreClosedError
 from proxyflow.forgedkeys import forged_keys
+from proxyflow.storage.copying import Pieces
 
 __all__ = ["ConnectorConformance"]
 
@@ -291,6 +292,17 @@ class ConnectorConformance:
         key = connector.new_key()
         connector.set_frames(key, [b"some ", b"bytes"])
         assert bytes(connector.get(key)) == b"some bytes"
+
+    @_needs("put_source", "set_source", "new_key")
+    @pytest.mark.parametrize("size", _SIZES)
+    def test_what_writes_itself_into_memory_is_an_object(self, connector: Any, size: int) -> None:
+        put = connector.put_source(Pieces([_data(size), b"tail"]))
+        assert bytes(connector.get(put)) == _data(size) + b"tail"
+        connector.evict(put)
+        # Now there may be pages of one that is gone, to copy it to.
+        made_before = connector.new_key()
+        connector.set_source(made_before, Pieces([_data(size, 1)]))
+        assert bytes(connector.get(made_before)) == _data(size, 1)
 
     # -- views ---------------------------------------------------------------------------------
 

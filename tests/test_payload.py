@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from proxyflow.errors import AuthenticationError, ConfigError, CorruptObjectError
 from proxyflow.serialize.chunks import CHUNK, map_chunks
-from proxyflow.serialize.payload import ALIGNMENT, Payload, pack, unpack
+from proxyflow.serialize.digestcopy import copy_digested
+from proxyflow.serialize.layout import ALIGNMENT
+from proxyflow.serialize.payload import Payload, pack
+from proxyflow.serialize.unpacking import unpack
 
 PRELUDE = struct.Struct("<4sBBBBIQ")
 ROW = struct.Struct("<QQB16s")
@@ -74,6 +77,83 @@ def test_what_is_packed_is_unpacked(size: int, compress: bool, secret: bytes | N
     assert contents.kind == 5
     assert contents.stream == b"stream"
     assert [bytes(buffer) for buffer in contents.buffers] == [bytes(b) for b in buffers]
+
+
+@pytest.mark.parametrize("secret", SECRETS[:2])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("size", [0, 1000, 100_000, CHUNK - 1, CHUNK, 3 * CHUNK + 7])
+def test_a_payload_that_is_copied_is_the_one_that_is_written(
+    size: int, compress: bool, secret: bytes | None
+) -> None:
+    """Digesting while copying changes nothing, nor does what was in the memory before."""
+    whole = noise(size)
+    for parts in ([whole], [b"str", b"eam", memoryview(whole)[: size // 2]]):
+        for buffers in ([], [memoryview(whole), memoryview(b"ab" * (size // 2)), memoryview(b"")]):
+            written = pack(5, parts, buffers, compress=compress, secret=secret)
+            data = joined(written)
+            copied = pack(5, parts, buffers, compress=compress, secret=secret)
+            for _ in ("unsealed", "sealed"):
+                memory = bytearray(b"\xff" * len(data))
+                copied.copy_into(memoryview(memory))
+                assert memory == data
+            assert copied.digest == written.digest
+            assert joined(copied) == data
+
+
+needs_c = pytest.mark.skipif(copy_digested is None, reason="without the part in C")
+
+
+@needs_c
+@settings(max_examples=300, deadline=None)
+@given(st.integers(241, 5000), st.integers(0, 70), st.integers(0, 70), st.randoms())
+def test_copying_and_digesting_in_one_go(
+    size: int, source_at: int, target_at: int, rng: random.Random
+) -> None:
+    """The digest is the one that xxhash finds, and nothing besides the target is written to."""
+    assert copy_digested is not None
+    source = memoryview(rng.randbytes(source_at + size))[source_at:]
+    memory = bytearray(target_at + size + 70)
+    target = memoryview(memory)[target_at : target_at + size]
+    assert copy_digested(target, source) == xxhash.xxh3_128_digest(source)
+    assert memory == bytes(target_at) + source + bytes(70)
+
+
+@needs_c
+def test_what_cannot_be_copied_and_digested_in_one_go() -> None:
+    """Memory of another length, read-only memory and small pieces are refused."""
+    assert copy_digested is not None
+    for target, source in ((1000, 999), (999, 1000), (240, 240), (0, 0)):
+        with pytest.raises(ValueError, match=f"{source} bytes to {target}"):
+            copy_digested(memoryview(bytearray(target)), bytes(source))
+    with pytest.raises(TypeError):
+        copy_digested(memoryview(bytes(1000)), bytes(1000))
+
+
+@needs_c
+def test_other_threads_go_on_while_memory_is_copied_and_digested() -> None:
+    """A thread that copies a large array does not keep the interpreter to itself."""
+    assert copy_digested is not None
+    source = bytes(32 << 20)
+    target = memoryview(bytearray(source))
+    copying, finished = threading.Event(), threading.Event()
+
+    def copy_often() -> None:
+        copying.set()
+        for _ in range(50):
+            copy_digested(target, source)
+        finished.set()
+
+    interval = sys.getswitchinterval()
+    # Nobody else gets a turn unless this one is given up.
+    sys.setswitchinterval(1000)
+    try:
+        thread = threading.Thread(target=copy_often)
+        thread.start()
+        copying.wait()
+        assert not finished.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
 
 
 def test_the_stream_may_come_in_any_number_of_pieces() -> None:

@@ -44,6 +44,7 @@ from proxyflow.errors import (
     StoreUnreachableError,
 )
 from proxyflow.storage import fileio
+from proxyflow.storage.copying import Pieces, Source
 from proxyflow.storage.fileio import Descriptor
 
 __all__ = ["FileConnector", "FileKey"]
@@ -291,18 +292,26 @@ class FileConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> FileKey:
         """Store the pieces as one object, without joining large ones, and return its key."""
-        if (packed := self._packs.put(frames)) is not None:
+        return self.put_source(Pieces(frames))
+
+    def put_source(self, source: Source) -> FileKey:
+        """Store what writes itself into memory and return its key."""
+        if (packed := self._packs.put(source)) is not None:
             return packed
         key = self.new_key()
-        self.set_frames(key, frames)
+        self.set_source(key, source)
         return key
 
     def set_frames(self, key: FileKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, without joining them."""
+        self.set_source(key, Pieces(frames))
+
+    def set_source(self, key: FileKey, source: Source) -> None:
+        """Store what writes itself into memory under a key."""
         directories, name = self._locate(key)
         for directory in directories:
             try:
-                self._write(directory, name, frames)
+                self._write(directory, name, source)
             except OSError as error:
                 if error.errno not in _FULL:
                     raise self._unreachable(error, key) from error
@@ -312,19 +321,19 @@ class FileConnector:
                 self._packs.remove(key, self._locate)
                 return
         raise StoreFullError(
-            f"no room for {sum(memoryview(f).nbytes for f in frames):,} bytes",
+            f"no room for {source.nbytes:,} bytes",
             store=self.store_dir,
             key=key,
             remedy="evict what is not needed, give the store a spill directory "
             "(file:///...?spill=/second/directory), or choose a larger one",
         ) from full
 
-    def _write(self, directory: Descriptor, name: str, frames: Sequence[Buffer]) -> None:
+    def _write(self, directory: Descriptor, name: str, source: Source) -> None:
         recycler = self._recycler_of(directory)
         if recycler is None:
-            fileio.write_new(directory.fd, name, frames, durable=self.durable)
+            fileio.write_new(directory.fd, name, source.frames, durable=self.durable)
         else:
-            recycler.write(name, frames)
+            recycler.write(name, source)
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from proxyflow.connectors.filekey import PACKED_NAME, FileKey, failure
-from proxyflow.connectors.protocol import Buffer, StoredObject
+from proxyflow.connectors.protocol import StoredObject
 from proxyflow.connectors.recycling import Recycler
 from proxyflow.connectors.session import SESSION_NAME
 from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
 from proxyflow.storage import fileio
 from proxyflow.storage.arena import PREFIX, SIZE, Arena
+from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import Descriptor
 
 __all__ = ["Packs"]
@@ -66,18 +67,13 @@ class Packs:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def put(self, frames: Sequence[Buffer]) -> FileKey | None:
+    def put(self, source: Source) -> FileKey | None:
         """Store an object if it is small and there is room; return its key, else None."""
         recycler = self._recycler
-        if recycler is None:
+        if recycler is None or source.nbytes > _LARGEST:
             return None
-        nbytes = 0
-        for frame in frames:
-            nbytes += len(frame) if type(frame) is bytes else memoryview(frame).nbytes
-            if nbytes > _LARGEST:
-                return None
         try:
-            arena, slot = recycler.pack(b"".join(frames))
+            arena, slot = recycler.pack(b"".join(source.frames))
         except OSError:
             # No room, or no session any more: who stores it as a file knows what to do, or to say.
             return None

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from proxyflow.connectors.url import StoreURL
+from proxyflow.storage.copying import Source
 
 __all__ = [
     "Addressable",
@@ -31,6 +32,7 @@ __all__ = [
     "KeyWaiter",
     "SeriesMaker",
     "SessionMember",
+    "SourceWriter",
     "StoredObject",
     "Sweeper",
     "ViewReader",
@@ -106,6 +108,19 @@ class FrameWriter(Protocol):
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key made before."""
+        ...
+
+
+@runtime_checkable
+class SourceWriter(Protocol):
+    """Lets an object be written right to where it will lie, which spares a pass over its bytes."""
+
+    def put_source(self, source: Source) -> Key:
+        """Store an object and return its key."""
+        ...
+
+    def set_source(self, key: Key, source: Source) -> None:
+        """Store an object under a key made before."""
         ...
 
 

@@ -7,7 +7,6 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proxyflow.connectors.trimming import trimming
@@ -16,7 +15,7 @@ from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
 from proxyflow.storage.segments import SegmentPool
 
 if TYPE_CHECKING:
-    from proxyflow.connectors.protocol import Buffer
+    from proxyflow.storage.copying import Source
     from proxyflow.storage.fileio import Descriptor
 
 __all__ = ["Recycler", "default_capacity"]
@@ -86,7 +85,7 @@ class Recycler:
         self._writer.forget()
         self._lock = threading.RLock()
 
-    def write(self, name: str, frames: Sequence[Buffer]) -> None:
+    def write(self, name: str, source: Source) -> None:
         """Store an object under a name; a reader sees all of it or nothing.
 
         Raises
@@ -94,14 +93,13 @@ class Recycler:
         OSError
             If there is no room.
         """
-        nbytes = sum(memoryview(frame).nbytes for frame in frames)
         try:
-            self._write(name, frames, nbytes)
+            self._write(name, source)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             self._make_room()
-            self._write(name, frames, nbytes)
+            self._write(name, source)
         trimming.add(self)
 
     def _make_room(self) -> None:
@@ -112,12 +110,12 @@ class Recycler:
         # Whoever has mapped what is now removed keeps its pages.
         trimming.look()
 
-    def _write(self, name: str, frames: Sequence[Buffer], nbytes: int) -> None:
+    def _write(self, name: str, source: Source) -> None:
         while True:
             with self._lock:
-                segment = self._pool.take(nbytes)
+                segment = self._pool.take(source.nbytes)
             try:
-                segment.fill(frames, nbytes)
+                segment.fill(source)
                 with self._lock:
                     self._pool.publish(segment, name)
             except FileNotFoundError:

@@ -15,6 +15,8 @@ import xxhash
 
 from proxyflow.errors import ConfigError
 from proxyflow.serialize.chunks import CHUNK, Piece, map_chunks, split
+from proxyflow.serialize.digestcopy import PAYS_FROM, copy_digested
+from proxyflow.storage.copying import copy_pieces
 
 __all__ = ["IDENTITY_SIZE", "Checksum", "Digester", "Mac"]
 
@@ -27,8 +29,11 @@ class Digester(Protocol):
     size: int
     """Length of a frame's and of the header's digest."""
 
-    def frame(self, pieces: Sequence[Piece], nbytes: int) -> bytes:
-        """Return the digest of one frame, given as pieces of `nbytes` together."""
+    def frame(self, pieces: Sequence[Piece], nbytes: int, into: memoryview | None = None) -> bytes:
+        """Return the digest of one frame, given as pieces of `nbytes` together.
+
+        Where there is memory for it, of the same length, the frame is copied there as well.
+        """
         ...
 
     def header(self, header: bytes) -> bytes:
@@ -51,11 +56,19 @@ class Checksum:
 
     size = 16
 
-    def frame(self, pieces: Sequence[Piece], nbytes: int) -> bytes:
+    def frame(self, pieces: Sequence[Piece], nbytes: int, into: memoryview | None = None) -> bytes:
         """Return the digest of one frame; a tree of two levels if it exceeds one chunk."""
+        if into is not None and copy_digested is None:
+            copy_pieces(into, pieces)
+            into = None
         if nbytes <= CHUNK:
-            return _xxh3(pieces)
-        return xxhash.xxh3_128_digest(b"".join(map_chunks(_xxh3, split(pieces))))
+            return _xxh3(pieces, into)
+        chunks = split(pieces)
+        if into is None:
+            return xxhash.xxh3_128_digest(b"".join(map_chunks(_xxh3, chunks)))
+        places = [into[start : start + CHUNK] for start in range(0, nbytes, CHUNK)]
+        pairs = list(zip(chunks, places, strict=True))
+        return xxhash.xxh3_128_digest(b"".join(map_chunks(lambda pair: _xxh3(*pair), pairs)))
 
     def header(self, header: bytes) -> bytes:
         """Return the digest of the header."""
@@ -66,7 +79,11 @@ class Checksum:
         return xxhash.xxh3_128_digest(summary)
 
 
-def _xxh3(pieces: Sequence[Piece]) -> bytes:
+def _xxh3(pieces: Sequence[Piece], into: memoryview | None = None) -> bytes:
+    if into is not None:
+        if copy_digested is not None and len(pieces) == 1 and len(pieces[0]) >= PAYS_FROM:
+            return copy_digested(into, pieces[0])
+        copy_pieces(into, pieces)
     if len(pieces) == 1:
         return xxhash.xxh3_128_digest(pieces[0])
     state = xxhash.xxh3_128()
@@ -109,8 +126,10 @@ class Mac:
         longest = hashlib.blake2b.MAX_KEY_SIZE
         self._key = hashlib.blake2b(secret).digest() if len(secret) > longest else bytes(secret)
 
-    def frame(self, pieces: Sequence[Piece], nbytes: int) -> bytes:
+    def frame(self, pieces: Sequence[Piece], nbytes: int, into: memoryview | None = None) -> bytes:
         """Return the MAC of one frame; a BLAKE2 tree if it exceeds one chunk."""
+        if into is not None:
+            copy_pieces(into, pieces)
         if nbytes <= CHUNK:
             state = hashlib.blake2b(key=self._key, digest_size=self.size, person=b"frame")
             for piece in pieces:

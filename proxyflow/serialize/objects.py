@@ -15,8 +15,9 @@ from typing import Any
 from proxyflow.errors import CorruptObjectError
 from proxyflow.serialize import pickling
 from proxyflow.serialize.chunks import Piece
-from proxyflow.serialize.payload import Buffer, Payload, pack, unpack
+from proxyflow.serialize.payload import Payload, pack
 from proxyflow.serialize.reducers import register_serializer, unregister_serializer
+from proxyflow.serialize.unpacking import Buffer, unpack
 
 __all__ = [
     "Payload",

@@ -1,17 +1,72 @@
-"""Copying memory as fast as the machine can: by several threads, where it is much."""
+"""Copying memory as fast as the machine can, and what can be copied to where it will lie."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-__all__ = ["copy"]
+__all__ = ["Buffer", "Pieces", "Source", "copy", "copy_pieces"]
+
+Buffer = bytes | bytearray | memoryview
 
 # Starting a thread takes as long as copying about a megabyte.
 _SHARE = 8 << 20
 _MOST_THREADS = 4
+
+
+class Source(Protocol):
+    """What is to be stored: as pieces to write, or copied to where it will lie."""
+
+    nbytes: int
+    """Its length."""
+
+    @property
+    def frames(self) -> Sequence[Buffer]:
+        """All of it, in pieces."""
+        ...
+
+    def copy_into(self, target: memoryview) -> None:
+        """Write all of it into flat memory of its length."""
+        ...
+
+
+class Pieces:
+    """A source that is there in pieces.
+
+    Parameters
+    ----------
+    frames
+        All of it.
+
+    Examples
+    --------
+    >>> memory = bytearray(4)
+    >>> Pieces([b"two", b"!"]).copy_into(memoryview(memory))
+    >>> memory
+    bytearray(b'two!')
+    """
+
+    __slots__ = ("frames", "nbytes")
+
+    def __init__(self, frames: Sequence[Buffer]) -> None:
+        self.frames = frames
+        self.nbytes = sum(memoryview(frame).nbytes for frame in frames)
+
+    def copy_into(self, target: memoryview) -> None:
+        """Write all of it into flat memory of its length."""
+        copy_pieces(target, self.frames)
+
+
+def copy_pieces(target: memoryview, pieces: Sequence[Buffer]) -> None:
+    """Copy pieces one after the other into flat memory."""
+    at = 0
+    for piece in pieces:
+        source = memoryview(piece).cast("B")
+        copy(target[at : at + source.nbytes], source)
+        at += source.nbytes
 
 
 def copy(target: memoryview, source: memoryview) -> None:

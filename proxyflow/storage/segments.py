@@ -29,10 +29,9 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from queue import SimpleQueue
 
-from proxyflow.storage.copying import copy
+from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import names, write_frames
 
 __all__ = ["Segment", "SegmentPool", "lease", "still_named"]
@@ -49,8 +48,6 @@ _MOST = 128
 # For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
 _PATIENCE = 0.5
 _IDLE = 10.0
-
-Buffer = bytes | bytearray | memoryview
 
 
 def lease(fd: int) -> bool:
@@ -113,42 +110,39 @@ class Segment:
             return False
         return True
 
-    def fill(self, frames: Sequence[Buffer], nbytes: int) -> None:
-        """Make these pieces its content.
+    def fill(self, source: Source) -> None:
+        """Make this its content.
 
         Raises
         ------
         OSError
             If there is no room (``ENOSPC``).
         """
+        nbytes = source.nbytes
         if nbytes > self.allocated:
             self._unmap()
             self._resize(0)
             self.allocated = 0
             # Written, and not through a mapping: where there is no room, that would kill.
-            write_frames(self.fd, frames)
+            write_frames(self.fd, source.frames)
             self._length = nbytes
         elif nbytes < _MAP_FROM:
             self._resize(nbytes)
-            write_frames(self.fd, frames)
+            write_frames(self.fd, source.frames)
         else:
-            self._copy(frames, nbytes)
+            self._copy(source)
         # Of what lies beyond the end, the kernel keeps the rest of the last page.
         self.allocated = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
-    def _copy(self, frames: Sequence[Buffer], nbytes: int) -> None:
-        """Copy pieces into pages that are there already."""
+    def _copy(self, source: Source) -> None:
+        """Copy it into pages that are there already."""
         if self._mapping is None:
             self._resize(self.allocated)
             flags = mmap.MAP_SHARED | _POPULATE
             self._mapping = mmap.mmap(self.fd, self.allocated, flags=flags)
-        self._resize(nbytes)
-        with memoryview(self._mapping) as target:
-            at = 0
-            for frame in frames:
-                source = memoryview(frame).cast("B")
-                copy(target[at : at + source.nbytes], source)
-                at += source.nbytes
+        self._resize(source.nbytes)
+        with memoryview(self._mapping) as whole, whole[: source.nbytes] as target:
+            source.copy_into(target)
 
     def _resize(self, nbytes: int) -> None:
         if nbytes != self._length:
@@ -223,11 +217,12 @@ class SegmentPool:
     Examples
     --------
     >>> import tempfile
+    >>> from proxyflow.storage.copying import Pieces
     >>> with tempfile.TemporaryDirectory() as path:
     ...     directory = os.open(path, os.O_RDONLY)
     ...     pool = SegmentPool(directory, capacity=1 << 20)
     ...     segment = pool.take(5)
-    ...     segment.fill([b"first"], 5)
+    ...     segment.fill(Pieces([b"first"]))
     ...     pool.publish(segment, "an-object")
     ...     os.listdir(path)
     ...     pool.withdraw("an-object"), "an-object" in os.listdir(path)

@@ -24,6 +24,7 @@ from proxyflow.connectors.filekey import FileKey
 from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import ConfigError, StoreFullError
+from proxyflow.storage.copying import Pieces
 from proxyflow.storage.segments import SegmentPool
 from tests.processes import small_file_system
 
@@ -440,7 +441,7 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     directory = os.open(root, os.O_RDONLY)
     pool = SegmentPool(directory, MIB)
     segment = pool.take(5)
-    segment.fill([b"12345"], 5)
+    segment.fill(Pieces([b"12345"]))
     pool.publish(segment, "name")
     assert pool.withdraw("name")
     assert not pool.withdraw("name")

@@ -158,10 +158,10 @@ def test_result_that_cannot_be_pickled(pool: Executor, store: Store, array: Any)
 class SmallConnector(FileConnector):
     """A store in which no large object finds room."""
 
-    def set_frames(self, key: Any, frames: Any) -> None:
-        if sum(memoryview(frame).nbytes for frame in frames) > LARGE:
+    def set_source(self, key: Any, source: Any) -> None:
+        if source.nbytes > LARGE:
             raise StoreFullError("no room", store=self.store_dir, key=key)
-        super().set_frames(key, frames)
+        super().set_source(key, source)
 
 
 def echo_warnings(value: Any) -> Any:
@@ -188,8 +188,8 @@ def test_full_store_falls_back_to_passing_by_value(tmp_path: Any, array: Any) ->
 class DeadlyConnector(FileConnector):
     """A store that kills a worker right after it has stored its result."""
 
-    def set_frames(self, key: Any, frames: Any) -> None:
-        super().set_frames(key, frames)
+    def set_source(self, key: Any, source: Any) -> None:
+        super().set_source(key, source)
         if multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
 

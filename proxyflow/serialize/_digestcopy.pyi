@@ -1,0 +1,3 @@
+"""Copying and digesting in C."""
+
+def copy_digested(target: memoryview, source: bytes | bytearray | memoryview, /) -> bytes: ...
