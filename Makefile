@@ -62,7 +62,7 @@ soak: $(VENV)/.installed-test
 
 # One environment; each extra is installed into it when it is first needed. That builds what is in C,
 # too.
-$(VENV)/.installed-%: pyproject.toml proxyflow/_proxy.c proxyflow/serialize/_digestcopy.c
+$(VENV)/.installed-%: pyproject.toml $(wildcard proxyflow/*.c proxyflow/*/*.c)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@

@@ -6,6 +6,7 @@ import os
 
 from proxyflow.storage import fileio
 from proxyflow.storage.fileio import Descriptor
+from proxyflow.storage.populating import populate
 from proxyflow.storage.segments import lease, still_named
 
 __all__ = ["ObjectFile"]
@@ -85,7 +86,11 @@ class ObjectFile:
         """Return a mapping; None if there are too many, or this is being filled anew."""
         if self._recycled and not lease(self._fd):
             return None
-        return fileio.mappings.map(self._fd, size, keep=self._recycled)
+        view = fileio.mappings.map(self._fd, size, keep=self._recycled)
+        if view is not None and self._recycled:
+            # All of it is in memory, and a task that asks for an object most likely reads it.
+            populate(view)
+        return view
 
     def _is_the_object(self) -> bool:
         return not self._recycled or still_named(self._status, self._name, self._directory.fd)

@@ -68,11 +68,11 @@ def split(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return chunks
 
 
-def map_chunks(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+def map_chunks(function: Callable[[_T], _R], items: Sequence[_T], *, alone: int = 2) -> list[_R]:
     """Apply a function that releases the GIL to one item per chunk, in order of the items.
 
-    Up to two chunks are worked on by the caller alone, more by up to four threads, the caller
-    being one of them.
+    A few chunks are worked on by the caller alone, more by up to four threads, the caller being
+    one of them.
 
     Parameters
     ----------
@@ -80,6 +80,8 @@ def map_chunks(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         Called once per item, from any thread.
     items
         What to call it with; each stands for one chunk.
+    alone
+        How many chunks take no longer than starting a thread for them.
 
     Returns
     -------
@@ -91,7 +93,7 @@ def map_chunks(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
     BaseException
         The first exception the function raised.
     """
-    threads = 1 if len(items) < 3 or sys.is_finalizing() else min(_MAX_THREADS, _usable_cpus())
+    threads = 1 if len(items) <= alone or sys.is_finalizing() else min(_MAX_THREADS, _usable_cpus())
     if threads == 1:
         return [function(item) for item in items]
     stride = -(-len(items) // threads)

@@ -67,8 +67,8 @@ class Checksum:
         if into is None:
             return xxhash.xxh3_128_digest(b"".join(map_chunks(_xxh3, chunks)))
         places = [into[start : start + CHUNK] for start in range(0, nbytes, CHUNK)]
-        pairs = list(zip(chunks, places, strict=True))
-        return xxhash.xxh3_128_digest(b"".join(map_chunks(lambda pair: _xxh3(*pair), pairs)))
+        digests = map_chunks(lambda at: _xxh3(chunks[at], places[at]), range(len(chunks)), alone=1)
+        return xxhash.xxh3_128_digest(b"".join(digests))
 
     def header(self, header: bytes) -> bytes:
         """Return the digest of the header."""

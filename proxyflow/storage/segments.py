@@ -26,11 +26,10 @@ import fcntl
 import mmap
 import os
 import secrets
-import threading
 import time
 from collections import deque
-from queue import SimpleQueue
 
+from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import names, write_frames
 
@@ -48,6 +47,8 @@ _MOST = 128
 # For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
 _PATIENCE = 0.5
 _IDLE = 10.0
+
+_closer = Background("proxyflow-closer")
 
 
 def lease(fd: int) -> bool:
@@ -181,7 +182,7 @@ class Segment:
         if self.allocated < _CLOSE_LATER_FROM:
             self.close_now()
         else:
-            _closer.close(self)
+            _closer.run(self.close_now)
 
     def close_now(self) -> None:
         """Let go of it."""
@@ -381,33 +382,3 @@ class SegmentPool:
         published, self._published = self._published, {}
         for segment in [*published.values(), *self._unpublished()]:
             segment.close_now()
-
-
-class _Closer:
-    """Closes large segments in the background."""
-
-    def __init__(self) -> None:
-        self.renew()
-        os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self._queue: SimpleQueue[Segment] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def close(self, segment: Segment) -> None:
-        self._queue.put(segment)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="proxyflow-closer", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                # No thread to be had, as when the interpreter is about to end.
-                self._thread = None
-                self._queue.get().close_now()
-
-    def _run(self) -> None:
-        while True:
-            self._queue.get().close_now()
-
-
-_closer = _Closer()

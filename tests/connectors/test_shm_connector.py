@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import multiprocessing
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -451,3 +453,57 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     pool.close()
     assert os.listdir(root) == []
     os.close(directory)
+
+
+# -- pages made ready --------------------------------------------------------------------------
+
+
+def can_populate() -> bool:
+    if os.environ.get("PROXYFLOW_PURE_PYTHON") or find_spec("proxyflow.storage._populate") is None:
+        return False
+    with mmap.mmap(-1, mmap.PAGESIZE) as memory:
+        try:
+            memory.madvise(22)  # MADV_POPULATE_READ
+        except OSError:
+            return False
+    return True
+
+
+needs_populate = pytest.mark.skipif(not can_populate(), reason="not with this kernel or build")
+
+
+def mapped_privately(path: str) -> list[int]:
+    """Return how many bytes of each private mapping of a file are in the page table."""
+    found = []
+    with open("/proc/self/smaps") as smaps:
+        of_file = False
+        for line in smaps:
+            fields = line.split()
+            if "-" in fields[0]:
+                of_file = fields[1] == "rw-p" and fields[-1] == path
+            elif of_file and fields[0] == "Rss:":
+                found.append(int(fields[1]) * 1024)
+    return found
+
+
+def wait_for_pages(connector: SharedMemoryConnector, key: FileKey) -> None:
+    """Get a view, touch nothing, wait for its pages, let go of it, and wait until it is gone."""
+    path = path_of(connector, key)
+    view = connector.get_view(key)
+    assert view is not None
+    nbytes = view.nbytes
+    until(lambda: mapped_privately(path) == [-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE])
+    del view
+    until(lambda: mapped_privately(path) == [])
+
+
+@needs_populate
+def test_the_pages_of_a_large_view_are_made_ready(connector: SharedMemoryConnector) -> None:
+    """A reader meets no fault for every few pages, and what it lets go of is not kept."""
+    key = connector.put(bytes(40 * MIB))
+    wait_for_pages(connector, key)
+    # A forked child has no thread for it yet.
+    child = FORK.Process(target=wait_for_pages, args=(connector, key))
+    child.start()
+    child.join()
+    assert child.exitcode == 0

@@ -1,0 +1,3 @@
+"""Populating mappings in C."""
+
+def populate(mapping: memoryview, /) -> bool: ...

@@ -1,0 +1,57 @@
+"""Work that nobody waits for, done by a thread that starts when there is some."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+__all__ = ["Background"]
+
+
+class Background:
+    """Runs functions one after the other in a daemon thread.
+
+    Parameters
+    ----------
+    name
+        Name of the thread.
+
+    Notes
+    -----
+    A forked child starts with nothing to do: the work is its parent's.
+
+    Examples
+    --------
+    >>> background, done = Background("example"), threading.Event()
+    >>> background.run(done.set)
+    >>> done.wait(5)
+    True
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Forget what there is to do."""
+        self._queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call a function, which must not raise, as soon as those before have been called."""
+        self._queue.put(function)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No thread to be had, as when the interpreter is about to end.
+                self._thread = None
+                self._queue.get()()
+
+    def _work(self) -> None:
+        while True:
+            self._queue.get()()
