@@ -14,6 +14,7 @@ from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
+from proxyflow.glimpses import Glimpses
 from proxyflow.options import NAMES
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ _log = logging.getLogger("proxyflow")
 class _Object:
     """One stored object and how many still need it."""
 
-    __slots__ = ("count", "digest", "key", "ready")
+    __slots__ = ("count", "digest", "glimpse", "key", "ready")
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, digest: bytes, glimpse: int) -> None:
         self.digest = digest
+        self.glimpse = glimpse
         self.count = 1
         self.key: Key = None
         self.ready = threading.Event()
@@ -46,7 +48,7 @@ class References:
 
     Equal content is stored once and counted. What is equal is decided by the digest of the
     content at the moment it is passed on, so an array that is changed between two calls becomes
-    two objects.
+    two objects. One that no stored object resembles at a glimpse is digested while it is written.
 
     Parameters
     ----------
@@ -71,6 +73,7 @@ class References:
         self._store = store
         self._by_digest: dict[bytes, _Object] = {}
         self._by_key: dict[Key, _Object] = {}
+        self._glimpses = Glimpses()
         self._tickets = count(1)
         self._asking: set[int] = set()
         self._undecided: dict[Key, int] = {}
@@ -99,16 +102,38 @@ class References:
         try:
             if payload is None:
                 payload = self._store.encode(obj)
-            entry, mine = self._claim(payload.digest)
+            entry, mine = self._enter(payload)
         finally:
             self._answered(ticket)
         while not mine:
-            # Another thread is storing the same content right now.
+            # Another thread may be storing the same content right now.
             entry.ready.wait()
             if entry.key is not None:
                 return entry.key
-            entry, mine = self._claim(payload.digest)
+            entry, mine = self._claim(payload.digest, payload.glimpse)
         return self._write(entry, payload)
+
+    def _enter(self, payload: Payload) -> tuple[_Object, bool]:
+        """Count an object; return its entry, and whether it is for the caller to store it.
+
+        One that nothing stored looks like has been stored then, and digested on the way.
+        """
+        glimpse = payload.glimpse
+        if payload.sealed or not self._store.writes_in_place or not self._glimpses.begin(glimpse):
+            digest = payload.digest
+            self._glimpses.wait(glimpse)
+            return self._claim(digest, glimpse)
+        try:
+            key = self._store.write(payload)
+            entry, mine = self._claim(payload.digest, glimpse)
+        finally:
+            self._glimpses.end(glimpse)
+        if mine:
+            self._announce(entry, key)
+        else:
+            # A task has come back with the same in these milliseconds.
+            self.evict(key)
+        return entry, False
 
     def _ask(self) -> int:
         """Announce that somebody is finding out whether he needs an object there is.
@@ -135,37 +160,42 @@ class References:
         for key in gone:
             self.evict(key)
 
-    def _claim(self, digest: bytes) -> tuple[_Object, bool]:
+    def _claim(self, digest: bytes, glimpse: int) -> tuple[_Object, bool]:
         with self._lock:
             entry = self._by_digest.get(digest)
             if entry is not None:
                 entry.count += 1
                 return entry, False
-            entry = self._by_digest[digest] = _Object(digest)
+            entry = self._by_digest[digest] = _Object(digest, glimpse)
+            self._glimpses.add(glimpse)
             return entry, True
 
-    def _write(self, entry: _Object, payload: Any) -> Key:
+    def _write(self, entry: _Object, payload: Payload) -> Key:
         try:
-            key = self._store.write(payload)
-            with self._lock:
-                entry.key = key
-                self._by_key[key] = entry
+            return self._announce(entry, self._store.write(payload))
         except BaseException:
             with self._lock:
-                del self._by_digest[entry.digest]
+                self._forget(entry)
             raise
         finally:
             entry.ready.set()
+
+    def _announce(self, entry: _Object, key: Key) -> Key:
+        with self._lock:
+            entry.key = key
+            self._by_key[key] = entry
+        entry.ready.set()
         return key
 
-    def adopt(self, key: Key, digest: bytes) -> None:
+    def adopt(self, key: Key, digest: bytes, glimpse: int) -> None:
         """Count an object that another process stored: a task's result."""
         with self._lock:
-            entry = _Object(digest)
+            entry = _Object(digest, glimpse)
             entry.key = key
             entry.ready.set()
             self._by_key[key] = entry
             self._by_digest.setdefault(digest, entry)
+            self._glimpses.add(glimpse)
 
     def release(self, keys: Iterable[Key]) -> None:
         """Give back one count of each key; evict what nobody needs any more."""
@@ -190,9 +220,12 @@ class References:
             self.evict(key)
 
     def _drop(self, key: Key) -> None:
-        entry = self._by_key.pop(key)
+        self._forget(self._by_key.pop(key))
+
+    def _forget(self, entry: _Object) -> None:
         if self._by_digest.get(entry.digest) is entry:
             del self._by_digest[entry.digest]
+        self._glimpses.discard(entry.glimpse)
 
     def evict(self, key: Key) -> None:
         """Remove an object, counted or not.

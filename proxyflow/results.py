@@ -32,20 +32,21 @@ class StoredResult:
         Proxy of the result.
     key
         Its key.
-    digest
-        Identity of its content.
+    digest, glimpse
+        Identity of its content, and what it looks like at a glimpse.
     """
 
     # No tuple, so that nothing that looks into containers looks into this one.
-    __slots__ = ("digest", "key", "proxy")
+    __slots__ = ("digest", "glimpse", "key", "proxy")
 
-    def __init__(self, proxy: Proxy[Any], key: Key, digest: bytes) -> None:
+    def __init__(self, proxy: Proxy[Any], key: Key, digest: bytes, glimpse: int) -> None:
         self.proxy = proxy
         self.key = key
         self.digest = digest
+        self.glimpse = glimpse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StoredResult, (self.proxy, self.key, self.digest))
+        return (StoredResult, (self.proxy, self.key, self.digest, self.glimpse))
 
 
 Ticket: TypeAlias = int | tuple[Any, ...] | None
@@ -125,7 +126,7 @@ class Results:
             warnings.warn(f"a result is passed by value: {error}", RuntimeWarning, stacklevel=2)
             return result
         proxy = store.proxy_from_key(key, facts=describe(result, hashed=False))
-        return StoredResult(proxy, key, payload.digest)
+        return StoredResult(proxy, key, payload.digest, payload.glimpse)
 
 
 @functools.lru_cache(maxsize=64)

@@ -206,6 +206,11 @@ class Store:
         return self._views
 
     @property
+    def writes_in_place(self) -> bool:
+        """Whether a payload is copied to where it will lie, and digested on the way."""
+        return self._writer.in_place
+
+    @property
     def name(self) -> str:
         """The store as its user knows it: the URL, or the connector."""
         connector = self.connector

@@ -187,7 +187,7 @@ class Submitter:
         # One that another submitter's wrapping of the same call stored is not ours to evict.
         if self._result_key(ticket) not in (None, result.key):
             return
-        self.references.adopt(result.key, result.digest)
+        self.references.adopt(result.key, result.digest, result.glimpse)
         future._eviction = weakref.finalize(future, self.references.release, [result.key])
         with self._idle:
             self._stored.add(future)

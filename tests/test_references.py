@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 
 from proxyflow import Store
 from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import SerializationError, StoreFullError, StoreUnreachableError
 
 
@@ -104,7 +106,7 @@ def test_adopted_result_is_evicted_on_release(store: Store) -> None:
     """A result that a worker stored goes like an argument; equal content refers to it."""
     payload = store.encode("result")
     key = store.write(payload, store.new_key())
-    store.references.adopt(key, payload.digest)
+    store.references.adopt(key, payload.digest, payload.glimpse)
     assert store.references.acquire("result") == key
     store.references.release([key])
     assert store.exists(key)
@@ -162,6 +164,96 @@ def test_threads_that_come_at_once_write_once() -> None:
         go_on.set()
         assert len({future.result(30) for future in futures}) == 1
         assert store.stats["put"].count == 1
+
+
+LARGE = 9 << 20
+
+
+@pytest.fixture
+def memory() -> Iterator[Store]:
+    """A store that large objects are copied into, and digested on the way."""
+    with Store("shm://") as store:
+        assert store.writes_in_place
+        yield store
+
+
+def test_large_objects_that_look_alike_are_told_apart(memory: Store) -> None:
+    """A change that no glimpse shows makes another object; equal content does not."""
+    references = memory.references
+    array = np.zeros(LARGE, np.uint8)
+    first = references.acquire(array)
+    array[12_345] = 1
+    second = references.acquire(array)
+    assert first != second
+    assert references.acquire(array.copy()) == second
+    assert references.acquire(np.zeros(LARGE, np.uint8)) == first
+    assert [memory.get(key)[12_345] for key in (first, second)] == [0, 1]
+    assert memory.stats["put"].count == 2
+    references.release([first, first, second, second])
+    assert stored(memory) == len(references) == 0
+    # Nothing is remembered of what is gone.
+    assert memory.get(references.acquire(array)) is not None
+
+
+def test_a_large_result_is_known_by_its_look(memory: Store) -> None:
+    """What a task returned and the next one gets is not stored again."""
+    array = np.arange(LARGE, dtype=np.uint8)
+    payload = memory.encode(array)
+    key = memory.write(payload, memory.new_key())
+    memory.references.adopt(key, payload.digest, payload.glimpse)
+    assert memory.references.acquire(array.copy()) == key
+    assert memory.stats["put"].count == 1
+
+
+def test_threads_that_come_at_once_with_a_large_object_write_once() -> None:
+    """Only one of them may digest it while it is written; the others find it."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    class Slow(SharedMemoryConnector):
+        def set_source(self, key: Any, source: Any) -> None:
+            writing.set()
+            assert go_on.wait(30)
+            super().set_source(key, source)
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        connector = Slow(os.path.join(directory, "store"))
+        array = np.ones(LARGE, np.uint8)
+        with Store(connector=connector) as store, ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(store.references.acquire, array) for _ in range(4)]
+            assert writing.wait(30)
+            go_on.set()
+            assert len({future.result(30) for future in futures}) == 1
+            assert store.stats["put"].count == stored(store) == 1
+
+
+def test_large_object_that_finds_no_room_keeps_nobody_waiting() -> None:
+    """Who comes after a write that failed tries again, and so does who waited for it."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    class FailsOnce(SharedMemoryConnector):
+        calls = 0
+
+        def set_source(self, key: Any, source: Any) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                writing.set()
+                assert go_on.wait(30)
+                raise StoreFullError("no room")
+            super().set_source(key, source)
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        connector = FailsOnce(os.path.join(directory, "store"))
+        array = np.ones(LARGE, np.uint8)
+        with Store(connector=connector) as store, ThreadPoolExecutor(2) as pool:
+            first = pool.submit(store.references.acquire, array)
+            assert writing.wait(30)
+            second = pool.submit(store.references.acquire, array)
+            go_on.set()
+            with pytest.raises(StoreFullError):
+                first.result(30)
+            key = second.result(30)
+            assert store.references.acquire(array) == key
+            assert len(store.references) == stored(store) == 1
 
 
 def test_failed_write_counts_nothing() -> None:

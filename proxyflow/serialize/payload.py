@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import xxhash
+
 from proxyflow.serialize import codec
 from proxyflow.serialize.chunks import Piece, total
 from proxyflow.serialize.digest import Checksum, Digester, Mac
+from proxyflow.serialize.digestcopy import PAYS_FROM
 from proxyflow.serialize.layout import (
     AUTHENTICATED,
     LZ4,
@@ -28,6 +31,10 @@ _CHECKSUM = Checksum()
 
 # Up to this size a payload is digested at once: the memory is in a cache.
 _SMALL = 64 << 10
+
+# A glimpse is of so many buffers, and of each at so many places so many bytes: a cache line.
+_SAMPLES = 16
+_SAMPLE = 64
 
 
 class Payload:
@@ -53,12 +60,13 @@ class Payload:
     True
     """
 
-    __slots__ = ("_draft", "_sealed", "nbytes")
+    __slots__ = ("_draft", "_glimpse", "_sealed", "nbytes")
 
     def __init__(self, nbytes: int, *, draft: _Draft | None = None, sealed: _Sealed | None = None):
         self.nbytes = nbytes
         self._draft = draft
         self._sealed = sealed
+        self._glimpse: int | None = None
 
     @property
     def frames(self) -> list[Piece]:
@@ -85,6 +93,18 @@ class Payload:
     def sealed(self) -> bool:
         """Whether it has been digested."""
         return self._sealed is not None
+
+    @property
+    def glimpse(self) -> int:
+        """A number that is the same for equal content, and hardly ever for other content.
+
+        It comes from some bytes of the large buffers, which takes microseconds; of small payloads
+        it is the length.
+        """
+        if self._glimpse is None:
+            draft = None if self.nbytes < PAYS_FROM else self._draft
+            self._glimpse = self.nbytes if draft is None else draft.glimpse()
+        return self._glimpse
 
     def copy_into(self, target: memoryview) -> None:
         """Write the payload into flat memory of its length."""
@@ -145,6 +165,17 @@ class _Draft:
         scheme = RAW if packed is None else LZ4
         self._frames.append(_Frame(pieces, stored, raw, scheme, content, zeros, start))
         self.nbytes = start + stored
+
+    def glimpse(self) -> int:
+        """Return a number for the total length and some bytes of the first buffers."""
+        seen: list[Piece] = [self.nbytes.to_bytes(8, "little")]
+        # The stream may be in other pieces the next time.
+        for frame in self._frames[1:_SAMPLES]:
+            buffer = memoryview(frame.pieces[0])
+            step = max(1, len(buffer) // _SAMPLES)
+            seen += [buffer[at : at + _SAMPLE] for at in range(0, len(buffer), step)]
+            seen.append(buffer[-_SAMPLE:])
+        return xxhash.xxh3_64_intdigest(b"".join(seen))
 
     def seal(self, into: memoryview | None) -> _Sealed:
         """Digest everything, and copy it if there is memory for it."""
