@@ -194,7 +194,9 @@ class Segment:
     def _unmap(self) -> None:
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
-            mapping.close()
+            # The traceback of a copy that was interrupted may still hold a view: it goes with that.
+            with contextlib.suppress(BufferError):
+                mapping.close()
 
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)

@@ -455,6 +455,25 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     os.close(directory)
 
 
+@pytest.mark.parametrize("nbytes", [300_000, 2 * MIB])
+def test_a_copy_that_is_interrupted_leaves_nothing(
+    connector: SharedMemoryConnector, nbytes: int
+) -> None:
+    """Whatever stops it is what the caller gets to know, and the object is not there."""
+
+    class Interrupted(Pieces):
+        def copy_into(self, target: memoryview) -> None:
+            part = target[:10]  # kept by the traceback
+            part[:] = b"x" * 10
+            raise KeyboardInterrupt
+
+    connector.evict(connector.put(bytes(nbytes)))
+    with pytest.raises(KeyboardInterrupt):
+        connector.put_source(Interrupted([bytes(nbytes)]))
+    assert list(connector.scan()) == free(connector) == []
+    assert connector.get(connector.put(b"a" * nbytes)) == b"a" * nbytes
+
+
 # -- pages made ready --------------------------------------------------------------------------
 
 
