@@ -123,9 +123,9 @@ class _Job(Generic[_T, _R]):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin in a thread, unless the system has none left to give."""
-        thread = threading.Thread(target=self._run, name="proxyflow-chunks", daemon=True)
+        """Begin in a thread, unless there is none to be had."""
         try:
+            thread = threading.Thread(target=self._run, name="proxyflow-chunks", daemon=True)
             thread.start()
         except RuntimeError:
             return

@@ -44,13 +44,14 @@ class Background:
         """Call a function, which must not raise, as soon as those before have been called."""
         self._queue.put(function)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             try:
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                thread.start()
             except RuntimeError:
-                # No thread to be had, as when the interpreter is about to end.
-                self._thread = None
+                # None to be had: the interpreter is about to end, or one that allows no daemons.
                 self._queue.get()()
+            else:
+                self._thread = thread
 
     def _work(self) -> None:
         while True:

@@ -101,9 +101,9 @@ def copy(target: memoryview, source: memoryview) -> None:
 
 
 def _start(function: Any, *args: Any) -> threading.Thread | None:
-    """Run a function in a thread; None where the system has none left to give."""
-    thread = threading.Thread(target=function, args=args, name="proxyflow-copy", daemon=True)
+    """Run a function in a thread; None where there is none to be had."""
     try:
+        thread = threading.Thread(target=function, args=args, name="proxyflow-copy", daemon=True)
         thread.start()
     except RuntimeError:
         return None
