@@ -193,7 +193,10 @@ class Segment:
     def _unmap(self) -> None:
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
-            mapping.close()
+            # Where copying into it was interrupted, a thread may still be at it, or the exception
+            # know a view of it; it then goes with the last of them.
+            with contextlib.suppress(BufferError):
+                mapping.close()
 
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)

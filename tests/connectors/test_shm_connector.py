@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -57,6 +58,16 @@ def free(connector: FileConnector) -> list[str]:
     """Return the free segments of all processes of the session."""
     names = os.listdir(os.path.join(connector.store_dir, connector.session))
     return [name for name in names if name.startswith(".free-")]
+
+
+def open_files() -> list[str]:
+    """Return what the descriptors of this process are of."""
+    targets = []
+    for fd in os.listdir("/proc/self/fd"):
+        # That of the listing is closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return targets
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -288,6 +299,39 @@ def test_no_view_ever_changes_for_long(root: Path) -> None:
     stress(root, 300)
 
 
+class Interrupted:
+    """What is interrupted while it is copied, with a part of the target still in use."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.views: list[memoryview] = []
+
+    @property
+    def frames(self) -> list[bytes]:
+        raise AssertionError("this is to be copied to where it lies")
+
+    def copy_into(self, target: memoryview) -> None:
+        self.views.append(target[:10])
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("nbytes", [300_000, 3 * MIB])
+def test_an_interrupted_copy_leaves_nothing(connector: SharedMemoryConnector, nbytes: int) -> None:
+    """Not even where a thread still copies; and what is let go of later is let go of."""
+    connector.evict(connector.put(bytes(nbytes)))
+    source = Interrupted(nbytes)
+    with pytest.raises(KeyboardInterrupt):
+        connector.put_source(source)
+    assert free(connector) == []
+    assert list(connector.scan()) == []
+    source.views[0][:] = bytes(10)
+    key = connector.put(b"a" * nbytes)
+    assert connector.get(key) == b"a" * nbytes
+    source.views.clear()
+    connector.close()
+    until(lambda: not any(f"{connector.session}/" in target for target in open_files()))
+
+
 # -- bounds ------------------------------------------------------------------------------------
 
 
@@ -305,11 +349,7 @@ def test_no_more_is_kept_than_allowed(root: Path) -> None:
 def test_many_objects_take_few_descriptors(connector: SharedMemoryConnector) -> None:
     keys = [connector.put(bytes([n % 256]) * 300_000) for n in range(400)]
     gc.collect()
-    targets = []
-    for fd in os.listdir("/proc/self/fd"):
-        if os.path.lexists(f"/proc/self/fd/{fd}"):
-            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
-    assert sum(connector.session in target for target in targets) < 270
+    assert sum(connector.session in target for target in open_files()) < 270
     assert all(connector.get(key) == bytes([n % 256]) * 300_000 for n, key in enumerate(keys))
     for key in keys:
         connector.evict(key)
