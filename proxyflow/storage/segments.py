@@ -26,15 +26,17 @@ import fcntl
 import mmap
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import names, write_frames
 
-__all__ = ["Segment", "SegmentPool", "lease", "still_named"]
+__all__ = ["Segment", "SegmentPool", "finish_closing", "lease", "still_named"]
 
 _FREE = ".free-"
 # Below this size a system call that copies is faster than setting up a mapping.
@@ -394,11 +396,22 @@ class _Closer:
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        self._queue: SimpleQueue[Segment] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def close(self, segment: Segment) -> None:
-        self._queue.put(segment)
+        self._call(segment.close_now)
+
+    def wait(self) -> None:
+        """Wait until all that was to be closed is."""
+        if self._thread in (None, threading.current_thread()) or sys.is_finalizing():
+            return
+        closed = threading.Event()
+        self._call(closed.set)
+        closed.wait()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self._queue.put(function)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="proxyflow-closer", daemon=True)
             try:
@@ -406,11 +419,17 @@ class _Closer:
             except RuntimeError:
                 # No thread to be had, as when the interpreter is about to end.
                 self._thread = None
-                self._queue.get().close_now()
+                while not self._queue.empty():
+                    self._queue.get()()
 
     def _run(self) -> None:
         while True:
-            self._queue.get().close_now()
+            self._queue.get()()
 
 
 _closer = _Closer()
+
+
+def finish_closing() -> None:
+    """Wait until segments that this process has let go of have given back their pages."""
+    _closer.wait()

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -377,6 +378,28 @@ def test_what_is_kept_makes_room_for_what_is_needed(tmp_path: Path) -> None:
             connector.put(bytes(6 * MIB))
         assert len(list(connector.scan())) == 1
         assert free(connector) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_what_is_being_given_back_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store is full only when it is so after its own pages are back, however long that takes."""
+
+    def close(fd: int, close: Callable[[int], None] = os.close) -> None:
+        if threading.current_thread().name == "proxyflow-closer":
+            time.sleep(0.3)
+        close(fd)
+
+    monkeypatch.setattr("os.close", close)
+    with (
+        small_file_system(tmp_path / "memory", 8),
+        SharedMemoryConnector(str(tmp_path / "memory/store"), capacity=MIB) as connector,
+    ):
+        for letter in b"abc":
+            key = connector.put(bytes([letter]) * 6 * MIB)
+            assert connector.get(key) == bytes([letter]) * 6 * MIB
+            connector.evict(key)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
