@@ -13,7 +13,7 @@ from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
+from proxyflow.errors import StoreClosedError, UnsupportedError
 from proxyflow.options import NAMES
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ class References:
         except StoreClosedError:
             # The session has ended, and its objects with it.
             return
-        except (StoreError, OSError) as error:
-            _log.warning("could not evict %r from %s: %s", key, self._store.name, error)
+        except Exception as error:  # noqa: BLE001 - ProxyStore's connectors raise what their clients do
+            _log.warning("could not evict %r from %s: %r", key, self._store.name, error)
 
 
 def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:

@@ -209,12 +209,13 @@ def test_what_cannot_be_pickled_counts_nothing(store: Store) -> None:
     assert stored(store) == 0
 
 
-def test_failed_eviction_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("failure", [StoreUnreachableError("gone"), RuntimeError("gone")])
+def test_failed_eviction_is_logged(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """It happens where nobody can be told, and must not stop the rest from being evicted."""
     connector = Unreliable()
     with Store(connector=connector) as store:
         key = store.references.acquire("text")
-        connector.failure = StoreUnreachableError("gone")
+        connector.failure = failure
         with caplog.at_level(logging.WARNING, "proxyflow"):
             store.references.release([key])
         connector.failure = None
