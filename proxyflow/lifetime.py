@@ -96,12 +96,19 @@ class References:
             If there is no room.
         """
         ticket = self._ask()
+        mine = False
         try:
-            if payload is None:
-                payload = self._store.encode(obj)
-            entry, mine = self._claim(payload.digest)
-        finally:
-            self._answered(ticket)
+            try:
+                if payload is None:
+                    payload = self._store.encode(obj)
+                entry, mine = self._claim(payload.digest)
+            finally:
+                self._answered(ticket)
+        except BaseException:
+            # Interrupted while it evicted something else.
+            if mine:
+                self._abandon(entry)
+            raise
         while not mine:
             # Another thread is storing the same content right now.
             entry.ready.wait()
@@ -151,12 +158,16 @@ class References:
                 entry.key = key
                 self._by_key[key] = entry
         except BaseException:
-            with self._lock:
-                del self._by_digest[entry.digest]
+            self._abandon(entry)
             raise
-        finally:
-            entry.ready.set()
+        entry.ready.set()
         return key
+
+    def _abandon(self, entry: _Object) -> None:
+        """Leave it to the next who needs that content to store it."""
+        with self._lock:
+            del self._by_digest[entry.digest]
+        entry.ready.set()
 
     def adopt(self, key: Key, digest: bytes) -> None:
         """Count an object that another process stored: a task's result."""
