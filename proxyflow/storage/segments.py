@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import resource
 import secrets
 import sys
 import threading
@@ -45,8 +46,9 @@ _MAP_FROM = 256 << 10
 _CLOSE_LATER_FROM = 1 << 20
 # A segment is not used for an object that would leave most of it empty.
 _LARGEST_SHARE = 2
-# How many segments, each with two descriptors at most, a process remembers.
+# How many segments a pool remembers; with two descriptors each, a quarter of those there may be.
 _MOST = 128
+_SHARE_OF_DESCRIPTORS = 8
 # For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
 _PATIENCE = 0.5
 _IDLE = 10.0
@@ -243,6 +245,9 @@ class SegmentPool:
     def __init__(self, directory: int, capacity: int) -> None:
         self._directory = directory
         self._capacity = capacity
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = soft == resource.RLIM_INFINITY
+        self._most = _MOST if unlimited else min(_MOST, soft // _SHARE_OF_DESCRIPTORS)
         self._published: dict[str, Segment] = {}
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []
@@ -286,7 +291,7 @@ class SegmentPool:
         if replaced is not None:
             replaced.close()
         self._published[name] = segment
-        if len(self._published) + len(self._free) > _MOST:
+        if len(self._published) + len(self._free) > self._most:
             self._remember_one_less()
 
     def _remember_one_less(self) -> None:
@@ -324,7 +329,7 @@ class SegmentPool:
             else:
                 segment.discard(self._directory)
         while self._free and (
-            self._kept > self._capacity or len(self._free) + len(self._published) > _MOST
+            self._kept > self._capacity or len(self._free) + len(self._published) > self._most
         ):
             self._discard_oldest()
 

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import tempfile
 import threading
@@ -355,6 +356,24 @@ def test_many_objects_take_few_descriptors(connector: SharedMemoryConnector) -> 
     for key in keys:
         connector.evict(key)
     assert list(connector.scan()) == []
+
+
+def with_few_descriptors(url: str) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 64, hard))
+    with SharedMemoryConnector(url) as connector:
+        keys = [connector.put(bytes([n]) * 300_000) for n in range(200)]
+        views = [connector.get_view(key) for key in keys]
+        assert all(view == bytes([n]) * 300_000 for n, view in enumerate(views))
+
+
+def test_where_few_files_may_be_open(root: Path) -> None:
+    """The limit is often 1024 and may be lower; no number of objects uses it up."""
+    process = SPAWN.Process(target=with_few_descriptors, args=(str(root),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_what_is_not_used_is_given_back(
