@@ -13,7 +13,7 @@ from proxyflow.config import as_url, default_url
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import StoreClosedError, StoreError, UnsupportedError
+from proxyflow.errors import StoreClosedError, UnsupportedError
 from proxyflow.glimpses import Glimpses
 from proxyflow.options import NAMES
 
@@ -99,12 +99,19 @@ class References:
             If there is no room.
         """
         ticket = self._ask()
+        mine = False
         try:
-            if payload is None:
-                payload = self._store.encode(obj)
-            entry, mine = self._enter(payload)
-        finally:
-            self._answered(ticket)
+            try:
+                if payload is None:
+                    payload = self._store.encode(obj)
+                entry, mine = self._enter(payload)
+            finally:
+                self._answered(ticket)
+        except BaseException:
+            # Interrupted while it evicted something else.
+            if mine:
+                self._abandon(entry)
+            raise
         while not mine:
             # Another thread may be storing the same content right now.
             entry.ready.wait()
@@ -174,11 +181,8 @@ class References:
         try:
             return self._announce(entry, self._store.write(payload))
         except BaseException:
-            with self._lock:
-                self._forget(entry)
+            self._abandon(entry)
             raise
-        finally:
-            entry.ready.set()
 
     def _announce(self, entry: _Object, key: Key) -> Key:
         with self._lock:
@@ -186,6 +190,12 @@ class References:
             self._by_key[key] = entry
         entry.ready.set()
         return key
+
+    def _abandon(self, entry: _Object) -> None:
+        """Leave it to the next who needs that content to store it."""
+        with self._lock:
+            self._forget(entry)
+        entry.ready.set()
 
     def adopt(self, key: Key, digest: bytes, glimpse: int) -> None:
         """Count an object that another process stored: a task's result."""
@@ -239,8 +249,8 @@ class References:
         except StoreClosedError:
             # The session has ended, and its objects with it.
             return
-        except (StoreError, OSError) as error:
-            _log.warning("could not evict %r from %s: %s", key, self._store.name, error)
+        except Exception as error:  # noqa: BLE001 - ProxyStore's connectors raise what their clients do
+            _log.warning("could not evict %r from %s: %r", key, self._store.name, error)
 
 
 def gc(url: str | StoreURL | os.PathLike[str] | None = None) -> list[str]:

@@ -44,6 +44,13 @@ class Unreliable(MemoryConnector):
         super().evict(key)
 
 
+class Interruptible(MemoryConnector):
+    """Interrupts who evicts from it."""
+
+    def evict(self, key: Any) -> None:
+        raise KeyboardInterrupt
+
+
 def stored(store: Store) -> int:
     return sum(1 for _ in store.scan())
 
@@ -301,16 +308,46 @@ def test_what_cannot_be_pickled_counts_nothing(store: Store) -> None:
     assert stored(store) == 0
 
 
-def test_failed_eviction_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("failure", [StoreUnreachableError("gone"), RuntimeError("gone")])
+def test_failed_eviction_is_logged(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """It happens where nobody can be told, and must not stop the rest from being evicted."""
     connector = Unreliable()
     with Store(connector=connector) as store:
         key = store.references.acquire("text")
-        connector.failure = StoreUnreachableError("gone")
+        connector.failure = failure
         with caplog.at_level(logging.WARNING, "proxyflow"):
             store.references.release([key])
         connector.failure = None
     assert "could not evict" in caplog.text
+
+
+class Releasing:
+    """Lets go of an object while it is pickled, as another thread may."""
+
+    def __init__(self, references: Any, keys: list[Any]) -> None:
+        self.references = references
+        self.keys = keys
+
+    def __reduce__(self) -> Any:
+        self.references.release(self.keys)
+        return str, ("content",)
+
+
+def test_interrupted_acquisition_is_in_nobodys_way() -> None:
+    """Whoever needs the same content next stores it, and does not wait for one who never will."""
+    connector = Interruptible()
+    with Store(connector=connector) as store:
+        references = store.references
+        key = references.acquire("text")
+        with pytest.raises(KeyboardInterrupt):
+            references.acquire(Releasing(references, [key]))
+        again: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: again.append(references.acquire(Releasing(references, []))), daemon=True
+        )
+        thread.start()
+        thread.join(30)
+        assert [store.get(key) for key in again] == ["content"]
 
 
 def test_release_after_the_end_is_no_error(store: Store) -> None:

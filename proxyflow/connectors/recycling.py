@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
 from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
-from proxyflow.storage.segments import SegmentPool
+from proxyflow.storage.segments import SegmentPool, finish_closing
 
 if TYPE_CHECKING:
     from proxyflow.storage.copying import Source
@@ -105,6 +105,7 @@ class Recycler:
     def _make_room(self) -> None:
         with self._lock:
             self._pool.make_room()
+        finish_closing()
         self._writer.make_room()
         remove_orphans(self.directory)
         # Whoever has mapped what is now removed keeps its pages.

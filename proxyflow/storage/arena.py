@@ -208,14 +208,16 @@ class _NewArena(Arena):
         OSError
             If there are no pages for it.
         """
-        slot, start = self.slots, self._end
-        end = start + len(data)
-        if slot == SLOTS or end > SIZE:
+        nbytes = len(data)
+        if self.slots == SLOTS or self._end + nbytes > SIZE:
             return -1
-        if end > self._allocated:
-            more = -(-(end - self._allocated) // STEP) * STEP
-            os.posix_fallocate(self._file.fd, self._allocated, min(more, SIZE - self._allocated))
-            self._allocated = min(self._allocated + more, SIZE)
+        if self._end + nbytes > self._allocated:
+            self._allocate(self._end + nbytes)
+            # A signal handler or the garbage collector may have stored something meanwhile.
+            return self.append(data) if self._memory[0] == _FILLING else -1
+        # No calls from here until the place is taken: nothing can come in between.
+        slot, start = self.slots, self._end
+        end = start + nbytes
         self.slots = slot + 1
         self._end = -(-end // _ALIGNMENT) * _ALIGNMENT
         memory = self._memory
@@ -224,6 +226,12 @@ class _NewArena(Arena):
         memory[_STATES + slot] = _LIVE
         # Looked at last: what is stored after the end has to be seen to be.
         return slot if memory[0] == _FILLING else -1
+
+    def _allocate(self, end: int) -> None:
+        """Take pages up to some place, `STEP` bytes at a time."""
+        allocated = min(self._allocated + -(-(end - self._allocated) // STEP) * STEP, SIZE)
+        os.posix_fallocate(self._file.fd, self._allocated, allocated - self._allocated)
+        self._allocated = max(self._allocated, allocated)
 
     def seal(self) -> None:
         """Leave it to whoever removes the last object, at once if that has been removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -24,10 +25,11 @@ class Background:
 
     Examples
     --------
-    >>> background, done = Background("example"), threading.Event()
-    >>> background.run(done.set)
-    >>> done.wait(5)
-    True
+    >>> background, done = Background("example"), []
+    >>> background.run(lambda: done.append("closed"))
+    >>> background.wait()
+    >>> done
+    ['closed']
     """
 
     def __init__(self, name: str) -> None:
@@ -49,9 +51,18 @@ class Background:
                 thread.start()
             except RuntimeError:
                 # None to be had: the interpreter is about to end, or one that allows no daemons.
-                self._queue.get()()
+                while not self._queue.empty():
+                    self._queue.get()()
             else:
                 self._thread = thread
+
+    def wait(self) -> None:
+        """Wait until all that there is to do has been done."""
+        if self._thread in (None, threading.current_thread()) or sys.is_finalizing():
+            return
+        done = threading.Event()
+        self.run(done.set)
+        done.wait()
 
     def _work(self) -> None:
         while True:

@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import resource
 import secrets
 import time
 from collections import deque
@@ -33,7 +34,7 @@ from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import names, write_frames
 
-__all__ = ["Segment", "SegmentPool", "lease", "still_named"]
+__all__ = ["Segment", "SegmentPool", "finish_closing", "lease", "still_named"]
 
 _FREE = ".free-"
 # Below this size a system call that copies is faster than setting up a mapping.
@@ -42,8 +43,9 @@ _MAP_FROM = 256 << 10
 _CLOSE_LATER_FROM = 1 << 20
 # A segment is not used for an object that would leave most of it empty.
 _LARGEST_SHARE = 2
-# How many segments, each with two descriptors at most, a process remembers.
+# How many segments a pool remembers; with two descriptors each, a quarter of those there may be.
 _MOST = 128
+_SHARE_OF_DESCRIPTORS = 8
 # For how long a leased segment may get free yet (seconds), and for how long a free one is kept.
 _PATIENCE = 0.5
 _IDLE = 10.0
@@ -194,7 +196,8 @@ class Segment:
     def _unmap(self) -> None:
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
-            # The traceback of a copy that was interrupted may still hold a view: it goes with that.
+            # Where copying into it was interrupted, a thread may still be at it, or the exception
+            # know a view of it; it then goes with the last of them.
             with contextlib.suppress(BufferError):
                 mapping.close()
 
@@ -241,6 +244,9 @@ class SegmentPool:
     def __init__(self, directory: int, capacity: int) -> None:
         self._directory = directory
         self._capacity = capacity
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = soft == resource.RLIM_INFINITY
+        self._most = _MOST if unlimited else min(_MOST, soft // _SHARE_OF_DESCRIPTORS)
         self._published: dict[str, Segment] = {}
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []
@@ -284,7 +290,7 @@ class SegmentPool:
         if replaced is not None:
             replaced.close()
         self._published[name] = segment
-        if len(self._published) + len(self._free) > _MOST:
+        if len(self._published) + len(self._free) > self._most:
             self._remember_one_less()
 
     def _remember_one_less(self) -> None:
@@ -322,7 +328,7 @@ class SegmentPool:
             else:
                 segment.discard(self._directory)
         while self._free and (
-            self._kept > self._capacity or len(self._free) + len(self._published) > _MOST
+            self._kept > self._capacity or len(self._free) + len(self._published) > self._most
         ):
             self._discard_oldest()
 
@@ -384,3 +390,8 @@ class SegmentPool:
         published, self._published = self._published, {}
         for segment in [*published.values(), *self._unpublished()]:
             segment.close_now()
+
+
+def finish_closing() -> None:
+    """Wait until segments that this process has let go of have given back their pages."""
+    _closer.wait()

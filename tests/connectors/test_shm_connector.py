@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -59,6 +62,16 @@ def free(connector: FileConnector) -> list[str]:
     """Return the free segments of all processes of the session."""
     names = os.listdir(os.path.join(connector.store_dir, connector.session))
     return [name for name in names if name.startswith(".free-")]
+
+
+def open_files() -> list[str]:
+    """Return what the descriptors of this process are of."""
+    targets = []
+    for fd in os.listdir("/proc/self/fd"):
+        # That of the listing is closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return targets
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -290,6 +303,39 @@ def test_no_view_ever_changes_for_long(root: Path) -> None:
     stress(root, 300)
 
 
+class Interrupted:
+    """What is interrupted while it is copied, with a part of the target still in use."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.views: list[memoryview] = []
+
+    @property
+    def frames(self) -> list[bytes]:
+        raise AssertionError("this is to be copied to where it lies")
+
+    def copy_into(self, target: memoryview) -> None:
+        self.views.append(target[:10])
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("nbytes", [300_000, 3 * MIB])
+def test_an_interrupted_copy_leaves_nothing(connector: SharedMemoryConnector, nbytes: int) -> None:
+    """Not even where a thread still copies; and what is let go of later is let go of."""
+    connector.evict(connector.put(bytes(nbytes)))
+    source = Interrupted(nbytes)
+    with pytest.raises(KeyboardInterrupt):
+        connector.put_source(source)
+    assert free(connector) == []
+    assert list(connector.scan()) == []
+    source.views[0][:] = bytes(10)
+    key = connector.put(b"a" * nbytes)
+    assert connector.get(key) == b"a" * nbytes
+    source.views.clear()
+    connector.close()
+    until(lambda: not any(f"{connector.session}/" in target for target in open_files()))
+
+
 # -- bounds ------------------------------------------------------------------------------------
 
 
@@ -307,15 +353,29 @@ def test_no_more_is_kept_than_allowed(root: Path) -> None:
 def test_many_objects_take_few_descriptors(connector: SharedMemoryConnector) -> None:
     keys = [connector.put(bytes([n % 256]) * 300_000) for n in range(400)]
     gc.collect()
-    targets = []
-    for fd in os.listdir("/proc/self/fd"):
-        if os.path.lexists(f"/proc/self/fd/{fd}"):
-            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
-    assert sum(connector.session in target for target in targets) < 270
+    assert sum(connector.session in target for target in open_files()) < 270
     assert all(connector.get(key) == bytes([n % 256]) * 300_000 for n, key in enumerate(keys))
     for key in keys:
         connector.evict(key)
     assert list(connector.scan()) == []
+
+
+def with_few_descriptors(url: str) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 64, hard))
+    with SharedMemoryConnector(url) as connector:
+        keys = [connector.put(bytes([n]) * 300_000) for n in range(200)]
+        views = [connector.get_view(key) for key in keys]
+        assert all(view == bytes([n]) * 300_000 for n, view in enumerate(views))
+
+
+def test_where_few_files_may_be_open(root: Path) -> None:
+    """The limit is often 1024 and may be lower; no number of objects uses it up."""
+    process = SPAWN.Process(target=with_few_descriptors, args=(str(root),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_what_is_not_used_is_given_back(
@@ -339,6 +399,28 @@ def test_what_is_kept_makes_room_for_what_is_needed(tmp_path: Path) -> None:
             connector.put(bytes(6 * MIB))
         assert len(list(connector.scan())) == 1
         assert free(connector) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_what_is_being_given_back_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store is full only when it is so after its own pages are back, however long that takes."""
+
+    def close(fd: int, close: Callable[[int], None] = os.close) -> None:
+        if threading.current_thread().name == "proxyflow-closer":
+            time.sleep(0.3)
+        close(fd)
+
+    monkeypatch.setattr("os.close", close)
+    with (
+        small_file_system(tmp_path / "memory", 8),
+        SharedMemoryConnector(str(tmp_path / "memory/store"), capacity=MIB) as connector,
+    ):
+        for letter in b"abc":
+            key = connector.put(bytes([letter]) * 6 * MIB)
+            assert connector.get(key) == bytes([letter]) * 6 * MIB
+            connector.evict(key)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
@@ -453,25 +535,6 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     pool.close()
     assert os.listdir(root) == []
     os.close(directory)
-
-
-@pytest.mark.parametrize("nbytes", [300_000, 2 * MIB])
-def test_a_copy_that_is_interrupted_leaves_nothing(
-    connector: SharedMemoryConnector, nbytes: int
-) -> None:
-    """Whatever stops it is what the caller gets to know, and the object is not there."""
-
-    class Interrupted(Pieces):
-        def copy_into(self, target: memoryview) -> None:
-            part = target[:10]  # kept by the traceback
-            part[:] = b"x" * 10
-            raise KeyboardInterrupt
-
-    connector.evict(connector.put(bytes(nbytes)))
-    with pytest.raises(KeyboardInterrupt):
-        connector.put_source(Interrupted([bytes(nbytes)]))
-    assert list(connector.scan()) == free(connector) == []
-    assert connector.get(connector.put(b"a" * nbytes)) == b"a" * nbytes
 
 
 # -- pages made ready --------------------------------------------------------------------------

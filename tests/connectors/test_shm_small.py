@@ -449,3 +449,28 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(
         evicting.join(5)
         assert not evicting.is_alive()
     assert connector.get(key) is None
+
+
+def test_storing_in_the_midst_of_a_put(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler or a finalizer may; what it stores has a key and a place of its own."""
+    nested: list[FileKey] = []
+    busy = []
+
+    def allocate(
+        fd: int, start: int, nbytes: int, allocate: Callable[..., None] = os.posix_fallocate
+    ) -> None:
+        allocate(fd, start, nbytes)
+        if start and not busy:
+            busy.append(True)
+            nested.append(connector.put(b"nested" * KIB))
+            busy.clear()
+
+    monkeypatch.setattr("os.posix_fallocate", allocate)
+    stored = [(connector.put(bytes([n]) * 5000), bytes([n]) * 5000) for n in range(250)]
+    stored += [(key, b"nested" * KIB) for key in nested]
+    assert len(nested) > 1
+    assert len(dict(stored)) == len(stored)
+    assert all(connector.get(key) == data for key, data in stored)
+    assert len(list(connector.scan())) == len(stored)

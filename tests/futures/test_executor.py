@@ -16,6 +16,7 @@ import pytest
 from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store, get_factory, is_resolved
+from proxyflow.connectors.memory import MemoryConnector
 from proxyflow_futures import ProxyExecutor
 
 Pair = namedtuple("Pair", "first second")
@@ -31,6 +32,27 @@ class Recorder(Executor):
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.sizes.append(len(pickle.dumps((fn, args, kwargs))))
         return self.executor.submit(fn, *args, **kwargs)
+
+
+class Unreachable(MemoryConnector):
+    """Raises on eviction what the client of a server may, as ProxyStore's connectors do."""
+
+    def evict(self, key: Any) -> None:
+        raise RuntimeError("the server does not answer")
+
+
+def test_an_eviction_that_fails_keeps_no_outcome_back(
+    array: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs in the executor's own thread, which announces the outcome right after it."""
+    with (
+        Store(connector=Unreachable()) as store,
+        ProxyExecutor(ThreadPoolExecutor(1), store, policy=LARGE) as executor,
+    ):
+        futures = [executor.submit(tasks.total, array + n) for n in range(3)]
+        assert not wait(futures, timeout=30).not_done
+        assert [future.result() for future in futures] == [(array + n).sum() for n in range(3)]
+    assert "could not evict" in caplog.text
 
 
 def test_task_receives_the_exact_object(pool: Executor, store: Store, array: Any) -> None:
