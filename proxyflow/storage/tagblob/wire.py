@@ -29,7 +29,7 @@ from .errors import (
 from .extensions import MAX_BLOBS, pack_blobs
 from .http_client import Body, HttpClient, http_url
 from .names import blob_object_prefix
-from .sources import Source, held_chunks, sized
+from .sources import Source, announced_chunks, held_chunks, sized
 
 __all__ = ["WireEngine"]
 
@@ -291,7 +291,8 @@ class WireEngine:
             try:
                 return [self._upload(target, source, length) for target in targets]
             except _UploadFailed as failed:
-                if retries <= 0:
+                # A file that was cut short is no fault of the place it was sent to.
+                if retries <= 0 or (source.known_size() or 0) < length:
                     raise failed.error from failed
                 retries -= 1
                 logger.warning("uploading %s: %s", source.name, failed.error)
@@ -324,7 +325,9 @@ class WireEngine:
     def _upload(self, target: str, source: Source, length: int) -> str:
         url = self._resolve(target, "PUT")
         try:
-            answer = self._http.json("PUT", url, body=source.chunks, length=length)
+            answer = self._http.json(
+                "PUT", url, body=lambda: announced_chunks(source, length), length=length
+            )
         except DDFSError as error:
             raise _UploadFailed(error, _place(target)) from error
         return str(answer)
