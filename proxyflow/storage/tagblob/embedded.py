@@ -359,6 +359,11 @@ class EmbeddedEngine:
             return _open_foreign(foreign)
         raise error
 
+    def check(self, replica: ObjectUrl) -> None:
+        """Write a replica anew if it is damaged and another one is whole."""
+        self.volume(replica.volume)
+        self._replicas.check(replica)
+
     def discard(self, urls: list[str]) -> None:
         """Remove the replicas of a blob that no tag names any more, without waiting for `gc`."""
         for url in urls:

@@ -1,8 +1,8 @@
 """The wire engine: a client of a Disco master, or of the server of this package.
 
 URLs, headers and statuses are those of the DDFS HTTP interface. What only our own server adds, the
-exact error, a blob's checksum and what it takes in one request (`Extensions`), is used where it
-comes and not needed.
+exact error, a blob's checksum (and the check of a damaged replica) and what it takes in one request
+(`Extensions`), is used where it comes and not needed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .blobs import Blob
 from .engine import DELETED
 from .errors import (
     AttributeNotFound,
+    BlobDamaged,
     BlobNotFound,
     ConfigError,
     DDFSError,
@@ -343,15 +344,33 @@ class WireEngine:
         return f"{self._proxy}/proxy/{parts.hostname}/{method}{parts.path}{query}"
 
     def open(self, urls: list[str]) -> Blob:
-        """Return the blob from the first replica, in random order, that is whole."""
+        """Return the blob from the first replica, in random order, that is whole.
+
+        The server is told of damaged ones and repairs them.
+        """
         error: DDFSError = BlobNotFound("no replicas", store=self.master)
+        damaged: list[str] = []
         for url in random.sample(urls, len(urls)):
             try:
-                return self._http.open_blob(self._resolve(url, "GET"), url)
+                blob = self._http.open_blob(self._resolve(url, "GET"), url)
             except DDFSError as failure:
                 logger.warning("skipping a replica: %s", failure)
                 error = failure
+                if isinstance(failure, BlobDamaged):
+                    damaged.append(url)
+                continue
+            for one in damaged:
+                self._report(one)
+            return blob
         raise error
+
+    def _report(self, url: str) -> None:
+        """Have a replica checked; by a server of ours, as no other tells checksums."""
+        try:
+            self._http.request("POST", self._resolve(url, "POST"))
+        except DDFSError as error:
+            # The reader has its bytes.
+            logger.warning("cannot report a damaged replica: %s", error)
 
 
 class _Packed(NamedTuple):
