@@ -19,7 +19,11 @@ Loader: TypeAlias = Callable[[IO[bytes]], Any]
 """Makes an object of an open binary file: `numpy.load`, `pandas.read_parquet`, `json.load`."""
 
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
-_SECRET = re.compile(r"secret|password|passwd|token|credential|^key$|_key$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|passw|passphrase|^pwd$|token|credential|authorization|connection_string|^key$|_key$",
+    re.IGNORECASE,
+)
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 def read_all(file: IO[bytes]) -> bytes:
@@ -140,7 +144,7 @@ def proxy_url(
     Raises
     ------
     ConfigError
-        If an option holds a secret.
+        If an option, or the URL, holds a secret.
 
     Examples
     --------
@@ -155,6 +159,12 @@ def proxy_url(
     options = dict(storage_options or {})
     _check_secrets(options)
     text = os.fspath(url)
+    if _PASSWORD.search(text):
+        # The message does not show it.
+        raise ConfigError(
+            "the URL has a password in it, which would travel with the proxy",
+            remedy='put it into an environment variable and name that in storage_options: "$NAME"',
+        )
     if "://" not in text and "::" not in text:
         text = os.path.abspath(text)
     return Proxy(URLFactory(text, loader, options), facts_of(loader, kind))
@@ -172,11 +182,18 @@ def _check_secrets(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, Mapping):
             _check_secrets(value)
-        elif isinstance(value, str) and _SECRET.search(name) and not _VARIABLE.fullmatch(value):
+        elif _SECRET.search(name) and _is_told(value):
             raise ConfigError(
                 f"storage option {name!r} is a secret, which would travel with the proxy",
                 remedy='put it into an environment variable and name that: "$NAME"',
             )
+
+
+def _is_told(value: Any) -> bool:
+    """Return whether a secret stands here itself, rather than the name of a variable."""
+    return isinstance(value, bytes) or (
+        isinstance(value, str) and _VARIABLE.fullmatch(value) is None
+    )
 
 
 def _resolved(options: Mapping[str, Any]) -> dict[str, Any]:

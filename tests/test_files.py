@@ -81,6 +81,30 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         proxy.sum()
 
 
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("ftp://me:geheim@host/file", {}),
+        ("simplecache::ftp://me:geheim@host/file", {}),
+        ("ftp://host/file", {"pwd": "geheim"}),
+        ("s3://bucket/key", {"secret": b"geheim"}),
+        ("abfs://container/file", {"connection_string": "AccountKey=geheim"}),
+        ("http://host/file", {"headers": {"Authorization": "Bearer geheim"}}),
+    ],
+)
+def test_no_form_of_a_secret_travels(url: str, options: dict[str, Any]) -> None:
+    """In the URL it would be in every representation of the proxy as well."""
+    with pytest.raises(ConfigError, match="would travel") as caught:
+        proxy_url(url, storage_options=options)
+    assert "geheim" not in str(caught.value)
+
+
+def test_what_only_looks_like_a_password_is_none() -> None:
+    proxy_url("s3://bucket/a:b@c")
+    proxy_url("s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/key@2")
+    proxy_url("ftp://me@host/file", storage_options={"password": "$FTP_PASSWORD"})
+
+
 def test_secrets_are_named_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="secret"):
         proxy_url("s3://bucket/key", storage_options={"key": "me", "secret": "geheim"})

@@ -34,10 +34,10 @@ from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
 from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound
 
-__all__ = ["PREFIX", "SESSION_TAG", "TagBlobConnector", "session_tag"]
+__all__ = ["TagBlobConnector", "session_tag"]
 
 PREFIX = "proxyflow:"
-SESSION_TAG = re.compile(rf"{PREFIX}({SESSION_NAME.pattern})")
+_OF_SESSION = re.compile(rf"{PREFIX}({SESSION_NAME.pattern})(?:[:-].*)?")
 # As in the format of the storage system: blobs of tens of megabytes.
 _BLOB = 64 << 20
 _PARALLEL = 4
@@ -156,6 +156,9 @@ class TagBlobConnector:
     def _is_dead(self, session: str) -> bool:
         try:
             renewed = float(self._ddfs.getattr(session_tag(session), "renewed"))
+        except TagNotFound:
+            # Its tag goes last: what is left came from a process that did not know.
+            return True
         except LookupError:
             return False
         return time.time() - renewed > LEASE
@@ -167,19 +170,23 @@ class TagBlobConnector:
 
     def _drop(self, session: str) -> None:
         """Remove a session with all in it."""
-        for key in self._keys(session):
-            self._remove(key)
         tag = session_tag(session)
-        for replicas in self._urls(tag):
-            self._ddfs.discard_tag(replicas[0])
-        self._ddfs.discard_tag(tag)
+        # Objects, then lists, and the session's own tag last.
+        for below in reversed(self._ddfs.list(tag)):
+            self._remove(below)
+        # What a killed process had stored and not tagged yet, or not tagged any more.
+        self._ddfs.discard_blobs(tag)
 
     def _sweep(self) -> list[str]:
-        found = [SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(PREFIX)]
-        dead = [match[1] for match in found if match and self._is_dead(match[1])]
+        dead = sorted(session for session in self._sessions() if self._is_dead(session))
         for session in dead:
             self._drop(session)
-        return sorted(dead)
+        return dead
+
+    def _sessions(self) -> set[str]:
+        """Return the sessions that there is a tag of."""
+        found = map(_OF_SESSION.fullmatch, self._ddfs.list(PREFIX))
+        return {match[1] for match in found if match}
 
     def sweep(self) -> list[str]:
         """Remove the sessions whose owner is dead, and return their names."""
@@ -289,32 +296,42 @@ class TagBlobConnector:
             replaced = [] if is_new else self._urls(tag)
             # Linked first: what a killed process leaves is then found with its session.
             self._lists_of(key.session).link(tag)
-            blobs = self._store(key, list(cut(pieces, _BLOB)) or [[]])
-            self._ddfs.put(tag, blobs, attributes=_attributes(pieces))
-            for replicas in replaced:
-                self._ddfs.discard_blob(replicas)
+            blobs = self._store(tag, list(cut(pieces, _BLOB)) or [[]])
+            try:
+                self._ddfs.put(tag, blobs, attributes=_attributes(pieces))
+            except BaseException:
+                self._discard(blobs)
+                raise
+            self._discard(replaced)
+
+    def _discard(self, blobs: list[list[str]]) -> None:
+        for replicas in blobs:
+            self._ddfs.discard_blob(replicas)
 
     def _lists_of(self, session: str) -> SessionLists:
         if session == self._name:
             return self._lists
         return SessionLists(self._ddfs, session_tag(session))
 
-    def _store(self, key: SessionKey, parts: list[list[memoryview]]) -> list[list[str]]:
+    def _store(self, name: str, parts: list[list[memoryview]]) -> list[list[str]]:
+        """Store parts as blobs of that name; when one fails, none of them stays."""
+
         def store(part: list[memoryview]) -> list[str]:
-            return list(self._ddfs.store_blob(f"{PREFIX}{key.name}", part or [b""]))
+            return list(self._ddfs.store_blob(name, part or [b""]))
 
         if len(parts) == 1:
             return [store(parts[0])]
-        stored: list[list[str]] = []
+        pool = ThreadPoolExecutor(_PARALLEL)
+        stored = [pool.submit(store, part) for part in parts]
         try:
-            with ThreadPoolExecutor(_PARALLEL) as pool:
-                for future in [pool.submit(store, part) for part in parts]:
-                    stored.append(future.result())
+            return [future.result() for future in stored]
         except BaseException:
-            for replicas in stored:
-                self._ddfs.discard_blob(replicas)
+            pool.shutdown(cancel_futures=True)
+            done = [one for one in stored if not one.cancelled() and one.exception() is None]
+            self._discard([one.result() for one in done])
             raise
-        return stored
+        finally:
+            pool.shutdown()
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -374,22 +391,22 @@ class TagBlobConnector:
     def evict(self, key: SessionKey) -> None:
         """Remove the object; removing a missing one is no error."""
         self._locate(key)
-        with translated(self._url, key):
-            self._remove(key)
-        self._lists.unlink(_object_tag(key))
-
-    def _remove(self, key: SessionKey) -> None:
         tag = _object_tag(key)
+        with translated(self._url, key):
+            self._remove(tag)
+        self._lists.unlink(tag)
+
+    def _remove(self, tag: str) -> None:
+        """Remove a tag and the blobs it names."""
         blobs = self._urls(tag)
         self._ddfs.discard_tag(tag)
-        for replicas in blobs:
-            self._ddfs.discard_blob(replicas)
+        self._discard(blobs)
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
         self._check_open()
         with translated(self._url):
-            for key in self._keys(self._name):
+            for key in self._keys():
                 try:
                     found = self._ddfs.get(_object_tag(key))
                 except TagNotFound:
@@ -398,10 +415,10 @@ class TagBlobConnector:
                 if found["urls"]:
                     yield StoredObject(key, int(attributes["size"]), float(attributes["stored"]))
 
-    def _keys(self, session: str) -> Iterator[SessionKey]:
+    def _keys(self) -> Iterator[SessionKey]:
         # By their names: lists may hold links of what has been evicted.
-        for tag in self._ddfs.list(f"{session_tag(session)}:"):
-            yield SessionKey(session, tag.rpartition(":")[2])
+        for tag in self._ddfs.list(f"{session_tag(self._name)}:"):
+            yield SessionKey(self._name, tag.rpartition(":")[2])
 
     def _locate(self, key: SessionKey) -> None:
         self._check_open()

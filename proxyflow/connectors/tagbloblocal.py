@@ -7,7 +7,7 @@ import os
 from proxyflow.connectors.session import SessionDirectory
 from proxyflow.connectors.sessionkey import SessionKey
 from proxyflow.connectors.sweep import sweep
-from proxyflow.connectors.tagblob import PREFIX, SESSION_TAG, TagBlobConnector, session_tag
+from proxyflow.connectors.tagblob import TagBlobConnector, session_tag
 from proxyflow.connectors.tagbloberrors import translated
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError
@@ -71,12 +71,12 @@ class LocalTagBlobConnector(TagBlobConnector):
 
     def _sweep(self) -> list[str]:
         # Tags first: a session begins with its directory.
-        found = [SESSION_TAG.fullmatch(tag) for tag in self._ddfs.list(PREFIX)]
+        found = self._sessions()
         swept = set(sweep(self._owners))
-        for match in found:
-            if match and self._is_dead(match[1]):
-                self._drop(match[1])
-                swept.add(match[1])
+        for session in found:
+            if self._is_dead(session):
+                self._drop(session)
+                swept.add(session)
         return sorted(swept)
 
     def _end(self) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +24,7 @@ from proxyflow.errors import (
     ConfigError,
     CorruptObjectError,
     StoreClosedError,
+    StoreFullError,
     StoreUnreachableError,
 )
 from proxyflow.storage.tagblob import DDFS
@@ -185,6 +190,89 @@ def test_threads_that_put_and_evict_lose_no_link(
         kept = [key for keys in pool.map(put_and_evict, range(4)) for key in keys]
     assert set(linked(connector)) == {key.name for key in kept}
     assert {each.key for each in connector.scan()} == set(kept)
+
+
+STORE_AND_DIE = """
+import os, signal, sys
+from proxyflow.connectors import open_url
+from proxyflow.storage.tagblob import DDFS
+connector = open_url(sys.argv[1])
+DDFS.put = lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL)
+connector.put(b"stored and not tagged")
+"""
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_what_a_killed_process_stored_and_did_not_tag_goes_with_its_session(
+    connector: LocalTagBlobConnector, tmp_path: Path, owner: bool
+) -> None:
+    """By the next one that opens the store, or when the session it had joined ends."""
+    url = f"ddfs+file://{tmp_path}/store"
+    other = open_url(url)
+    kept = other.put(b"kept")
+    before = len(blobs(tmp_path))
+    command = [sys.executable, "-c", STORE_AND_DIE, url if owner else connector.url]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(blobs(tmp_path)) > before
+    if owner:
+        assert len(proxyflow.gc(url)) == 1
+    else:
+        connector.close()
+    assert len(blobs(tmp_path)) == before
+    assert other.get(kept) == b"kept"
+    other.close()
+
+
+def test_what_is_stored_while_the_session_ends_is_swept(
+    connector: LocalTagBlobConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tag comes when the session's own is gone already."""
+    worker = open_url(connector.url)
+    store_blob = worker._ddfs.store_blob
+
+    def stored_too_late(*args: Any) -> Any:
+        connector.close()
+        return store_blob(*args)
+
+    monkeypatch.setattr(worker._ddfs, "store_blob", stored_too_late)
+    worker.put(b"late")
+    worker.close()
+    assert blobs(tmp_path) != []
+    assert proxyflow.gc(f"ddfs+file://{tmp_path}/store") == [connector.session]
+    assert blobs(tmp_path) == []
+    assert DDFS(f"file://{tmp_path}/store").list() == []
+
+
+def test_what_is_left_of_a_session_without_locks_is_swept(disco_url: str) -> None:
+    """Tags of a session whose own tag is gone: nobody renews what has ended."""
+    owner = open_url(disco_url)
+    worker = open_url(owner.url)
+    key = worker.put(b"late")
+    owner.close()
+    ddfs = DDFS(disco_url)
+    ddfs.tag(f"proxyflow:{owner.session}:{key.name}", [])
+    assert owner.session in proxyflow.gc(disco_url)
+    assert ddfs.list(f"proxyflow:{owner.session}") == []
+
+
+def test_an_object_that_does_not_fit_leaves_no_blob(
+    connector: LocalTagBlobConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the parts that did, nor all of them if it is the tag that does not."""
+    monkeypatch.setattr(tagblob, "_BLOB", 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, hard))
+    try:
+        with pytest.raises(StoreFullError):
+            connector.put(noise(2500))  # the last part is small enough
+        monkeypatch.setattr(tagblob, "_BLOB", 100)
+        with pytest.raises(StoreFullError):
+            connector.put(noise(1000))  # a tag of ten blobs is larger than they are
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert blobs(tmp_path) == []
 
 
 def test_an_object_may_come_back_under_its_key(connector: LocalTagBlobConnector) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from .errors import FsNoSpaceError
 from .hub import Hub, Owner
@@ -82,22 +83,29 @@ class Contents:
             finally:
                 os.close(fd)
         except OSError as error:
-            self.discard([content])
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FsNoSpaceError.at(path) from error
-            raise
+            self._failed(content, path, error)
         pending.size = sum(view.nbytes for view in views)
         pending.digest, pending.modified = digest.hexdigest(), time.time_ns()
         return content
 
-    def create(self, copy_of: Binary | None = None) -> tuple[str, Pending]:
+    def create(self, path: str, copy_of: Binary | None = None) -> tuple[str, Pending]:
         """Make a content to be written, empty or a copy of a stream; it has one writer."""
         content, pending = self._new()
-        with open(pending.path, "xb") as file:
-            if copy_of is not None:
-                shutil.copyfileobj(copy_of, file, COPY_BYTES)
+        try:
+            with open(pending.path, "xb") as file:
+                if copy_of is not None:
+                    shutil.copyfileobj(copy_of, file, COPY_BYTES)
+        except OSError as error:
+            self._failed(content, path, error)
         pending.writers, pending.streamed = 1, True
         return content, pending
+
+    def _failed(self, content: str, path: str, error: OSError) -> NoReturn:
+        """Delete what there is of a content that cannot be written, and say why."""
+        self.discard([content])
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FsNoSpaceError.at(path) from error
+        raise error
 
     def join(self, pending: Pending) -> None:
         """Add a writer to a content that is being written."""

@@ -234,10 +234,14 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return
         if source == target:
             return
+        # Raises if there is nothing to move, before the target makes room for it.
+        moved = self.filespace(source).fs.get_entry(self._parts(source)[2])
         if self.isdir(target):
             target = f"{target}/{source.rpartition('/')[2]}"
         fs, below = self._prepared(target)
         if fs.file_exists(below) and not self.isdir(source):
+            if fs.get_entry(below).entry_id == moved.entry_id:
+                return  # one file by two paths, as a link leads to its directory
             fs.delete(below)  # published together with the move: nobody sees it missing
         fs.move(self._parts(source)[2], below)
         self._publish(target)

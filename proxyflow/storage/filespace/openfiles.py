@@ -186,11 +186,11 @@ class OpenFiles:
     ) -> tuple[str, Pending]:
         """Make a content to write, and give it the name at once: this client sees it grow."""
         if mode.base == "w" or old is None:
-            content, pending = self._client.contents.create()
+            content, pending = self._client.contents.create(fs.shown(where))
         else:
             source = self._reader(fs, path)[1]
             with source:
-                content, pending = self._client.contents.create(source)
+                content, pending = self._client.contents.create(fs.shown(where), source)
         entry = old if old is not None else new_entry(Kind.FILE)
         entry = replace(entry, content=content, size=0, digest="")
         self._client.record(Put(where, entry, old.version if old is not None else None))

@@ -12,7 +12,7 @@ from .engine import Engine
 from .errors import Unsupported
 from .gc import GCReport
 from .inputs import chunk_sources
-from .names import blob_name, safe_name, tag_link, tag_name
+from .names import blob_name, check_name, safe_name, tag_link, tag_name
 from .progress import Progress
 from .settings import Settings
 from .sources import Source, make_source
@@ -332,6 +332,18 @@ class DDFS(TagClient):
 
         if isinstance(self.engine, EmbeddedEngine):
             self.engine.discard([*replicas])
+
+    def discard_blobs(self, prefix: str) -> None:
+        """Remove all blobs whose name starts so, when no tag names one and nobody is about to.
+
+        Among them those that a killed process stored and had not tagged yet. Volumes that do not
+        answer are passed over. Behind a server nothing is done: garbage is collected there.
+        """
+        from .embedded import EmbeddedEngine
+
+        check_name(prefix, "blob name")
+        if isinstance(self.engine, EmbeddedEngine):
+            self.engine.discard_named(prefix)
 
     def discard_tag(self, tag: Any, token: str | None = None) -> None:
         """Delete a tag whose name nobody uses again, and what only it reached is garbage at once.

@@ -7,6 +7,7 @@ The root holds the catalogue of tags and the list of volumes; the volumes hold t
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .errors import (
     DDFSError,
     Forbidden,
     TagNotFound,
+    Unavailable,
 )
 from .gc import Collector, GCReport
 from .layout import Layout
@@ -31,6 +33,8 @@ from .tagobject import TagObject, check_attribute, check_urls
 from .volume import Volume
 
 __all__ = ["EmbeddedEngine"]
+
+logger = logging.getLogger(__name__)
 
 #: The volume that tag objects are said to lie on in their URLs.
 _TAG_VOLUME = "vol0"
@@ -355,12 +359,26 @@ class EmbeddedEngine:
             return _open_foreign(foreign)
         raise error
 
+    def check(self, replica: ObjectUrl) -> None:
+        """Write a replica anew if it is damaged and another one is whole."""
+        self.volume(replica.volume)
+        self._replicas.check(replica)
+
     def discard(self, urls: list[str]) -> None:
         """Remove the replicas of a blob that no tag names any more, without waiting for `gc`."""
         for url in urls:
             blob = own_blob(url)
             if blob is not None and self._layout.find(blob.volume) is not None:
                 self._layout.volumes[blob.volume].remove(blob.object)
+
+    def discard_named(self, prefix: str) -> None:
+        """Remove the blobs whose name starts so from every volume that answers."""
+        self._layout.reload()
+        for volume in self._layout.volumes.values():
+            try:
+                volume.remove_named(prefix)
+            except Unavailable as error:
+                logger.warning("nothing is discarded on %s: %s", volume.name, error)
 
     # -- care ---------------------------------------------------------------------------------
 

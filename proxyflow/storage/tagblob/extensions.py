@@ -3,6 +3,9 @@
 Every answer of the server announces it in a header, and a client uses what the last answer
 announced; so one that speaks to a Disco master, or to a server that was replaced meanwhile, keeps
 to Disco's requests.
+
+Besides, a client that finds a blob damaged says so by a ``POST`` to its address, and the server, if
+it finds the same, writes it anew from another replica. The checksum of an answer announces that.
 """
 
 from __future__ import annotations

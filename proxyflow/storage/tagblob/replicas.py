@@ -190,6 +190,32 @@ class Replicas:
             return blob
         raise error
 
+    def check(self, replica: ObjectUrl) -> None:
+        """Write a replica anew if it is damaged and another volume has the blob.
+
+        Raises
+        ------
+        BlobNotFound, Unavailable
+            There is no such replica, or its volume does not answer.
+        """
+        target, obj = self._volumes[replica.volume], replica.object
+        try:
+            target.verify(obj)
+        except BlobDamaged as error:
+            logger.warning("checked a replica: %s", error)
+        else:
+            return
+        for source in [volume for volume in self._volumes.values() if volume is not target]:
+            try:
+                copy_blob(source, target, obj, replace=True)
+            except BlobNotFound:
+                continue
+            except DDFSError as error:
+                logger.warning("cannot repair %s on %s: %s", obj, target.name, error)
+            else:
+                logger.warning("repaired %s on %s", obj, target.name)
+                return
+
     def _repair(self, source: Volume, target: Volume, obj: str) -> None:
         try:
             copy_blob(source, target, obj, replace=True)

@@ -72,6 +72,7 @@ class BlobHandlers:
         """Register the handlers."""
         app.router.add_get(_NEW + "{name:[\\s\\S]*}", self.new)
         app.router.add_get("/ddfs/{volume:vol[^/]*}/blob/{path:[\\s\\S]+}", self.get)
+        app.router.add_post("/ddfs/{volume:vol[^/]*}/blob/{path:[\\s\\S]+}", self.check)
         app.router.add_put("/ddfs/{object:[^/]+}", self.put)
 
     # -- where to put a blob ------------------------------------------------------------------
@@ -141,9 +142,7 @@ class BlobHandlers:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET ``/ddfs/VOLUME/blob/HH/OBJECT``, or a range of it."""
-        replica = own_blob("disco://localhost" + path_below(request, ""))
-        if replica is None:
-            raise BlobNotFound("Blob not found.")
+        replica = _replica_of(request)
         digest, data = await self._calls(lambda store: _found(store, replica))
         headers = {
             DIGEST_HEADER: digest.encode().decode().strip(),
@@ -159,6 +158,19 @@ class BlobHandlers:
         blob = await run(volume.open, replica.object)
         with blob:
             return await _send(request, blob, digest, headers)
+
+    async def check(self, request: web.Request) -> web.Response:
+        """POST ``/ddfs/VOLUME/blob/HH/OBJECT``: somebody has found it damaged."""
+        replica = _replica_of(request)
+        await self._calls(lambda store: store.check(replica), size=SMALL)
+        return json_answer("checked")
+
+
+def _replica_of(request: web.Request) -> ObjectUrl:
+    replica = own_blob("disco://localhost" + path_below(request, ""))
+    if replica is None:
+        raise BlobNotFound("Blob not found.")
+    return replica
 
 
 def _found(store: EmbeddedEngine, replica: ObjectUrl) -> tuple[Digest, bytes | None]:

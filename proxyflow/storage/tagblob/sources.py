@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from .area import Buffer
-from .errors import InvalidName
+from .errors import InvalidName, TruncatedUpload
 from .names import safe_name
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FileSource",
     "PathSource",
     "Source",
+    "announced_chunks",
     "held_chunks",
     "make_source",
     "sized",
@@ -157,6 +158,36 @@ def sized(source: Source) -> Iterator[tuple[Source, int]]:
         size = file.seek(0, os.SEEK_CUR)
         file.seek(0)
         yield FileSource(file, source.name), size
+
+
+def announced_chunks(source: Source, length: int) -> Iterator[Buffer]:
+    """Yield the first `length` bytes of a source: others may write to a file while it is sent.
+
+    More than was announced would be the next request of the connection.
+
+    Raises
+    ------
+    TruncatedUpload
+        There are fewer.
+
+    Examples
+    --------
+    >>> source = BufferSource([b"header", b"body"], "grown")
+    >>> [bytes(chunk) for chunk in announced_chunks(source, 8)]
+    [b'header', b'bo']
+    """
+    left = length
+    for chunk in source.chunks():
+        if left == 0:
+            return
+        yield chunk[:left]
+        left -= min(left, len(chunk))
+    if left:
+        raise TruncatedUpload(
+            f"the source ended {left} bytes before the {length} it had",
+            name=source.name,
+            remedy="push it when nobody writes to it",
+        )
 
 
 def held_chunks(source: Source) -> list[Buffer]:

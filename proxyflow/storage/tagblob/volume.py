@@ -234,6 +234,16 @@ class Volume:
         with reported(self.area.url, obj):
             self.area.remove([_blob_path(obj), _sum_path(obj)])
 
+    def remove_named(self, prefix: str) -> None:
+        """Remove the blobs whose name starts so, and checksums whose blob never came."""
+        with present(self.area.url):
+            self.area.size(_MARKER)
+            # A checksum is written before its blob, so each blob has one.
+            objects = [entry.path.rsplit("/", 1)[1] for entry in self.area.scan("sum")]
+        for obj in objects:
+            if obj.startswith(prefix):
+                self.remove(obj)
+
     def sweep_partial(self, before: float) -> int:
         """Remove what killed writers left behind before that moment; count it."""
         with reported(self.area.url):

@@ -1,8 +1,8 @@
 """The wire engine: a client of a Disco master, or of the server of this package.
 
 URLs, headers and statuses are those of the DDFS HTTP interface. What only our own server adds, the
-exact error, a blob's checksum and what it takes in one request (`Extensions`), is used where it
-comes and not needed.
+exact error, a blob's checksum (and the check of a damaged replica) and what it takes in one request
+(`Extensions`), is used where it comes and not needed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .blobs import Blob
 from .engine import DELETED
 from .errors import (
     AttributeNotFound,
+    BlobDamaged,
     BlobNotFound,
     ConfigError,
     DDFSError,
@@ -29,7 +30,7 @@ from .errors import (
 from .extensions import MAX_BLOBS, pack_blobs
 from .http_client import Body, HttpClient, http_url
 from .names import blob_object_prefix
-from .sources import Source, held_chunks, sized
+from .sources import Source, announced_chunks, held_chunks, sized
 
 __all__ = ["WireEngine"]
 
@@ -291,7 +292,8 @@ class WireEngine:
             try:
                 return [self._upload(target, source, length) for target in targets]
             except _UploadFailed as failed:
-                if retries <= 0:
+                # A file that was cut short is no fault of the place it was sent to.
+                if retries <= 0 or (source.known_size() or 0) < length:
                     raise failed.error from failed
                 retries -= 1
                 logger.warning("uploading %s: %s", source.name, failed.error)
@@ -324,7 +326,9 @@ class WireEngine:
     def _upload(self, target: str, source: Source, length: int) -> str:
         url = self._resolve(target, "PUT")
         try:
-            answer = self._http.json("PUT", url, body=source.chunks, length=length)
+            answer = self._http.json(
+                "PUT", url, body=lambda: announced_chunks(source, length), length=length
+            )
         except DDFSError as error:
             raise _UploadFailed(error, _place(target)) from error
         return str(answer)
@@ -340,15 +344,33 @@ class WireEngine:
         return f"{self._proxy}/proxy/{parts.hostname}/{method}{parts.path}{query}"
 
     def open(self, urls: list[str]) -> Blob:
-        """Return the blob from the first replica, in random order, that is whole."""
+        """Return the blob from the first replica, in random order, that is whole.
+
+        The server is told of damaged ones and repairs them.
+        """
         error: DDFSError = BlobNotFound("no replicas", store=self.master)
+        damaged: list[str] = []
         for url in random.sample(urls, len(urls)):
             try:
-                return self._http.open_blob(self._resolve(url, "GET"), url)
+                blob = self._http.open_blob(self._resolve(url, "GET"), url)
             except DDFSError as failure:
                 logger.warning("skipping a replica: %s", failure)
                 error = failure
+                if isinstance(failure, BlobDamaged):
+                    damaged.append(url)
+                continue
+            for one in damaged:
+                self._report(one)
+            return blob
         raise error
+
+    def _report(self, url: str) -> None:
+        """Have a replica checked; by a server of ours, as no other tells checksums."""
+        try:
+            self._http.request("POST", self._resolve(url, "POST"))
+        except DDFSError as error:
+            # The reader has its bytes.
+            logger.warning("cannot report a damaged replica: %s", error)
 
 
 class _Packed(NamedTuple):

@@ -410,6 +410,30 @@ def test_a_failed_write_leaves_the_file_as_it_was(local: Filesystem) -> None:
     assert local.list_dir("/") == ["f"]
 
 
+def test_a_file_that_cannot_be_copied_to_be_changed_takes_no_room(
+    local: Filesystem, tmp_path: Any
+) -> None:
+    """A full disk (here: a file size limit) must not be filled further by each attempt."""
+    import resource
+    import signal
+
+    local.write_file("/f", b"x" * 100_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            local.open("/f", "ab")
+        with pytest.raises(OSError, match="File too large"):
+            local.truncate("/f", 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    contents = [path for path in tmp_path.rglob("content/*/*") if path.is_file()]
+    assert [path.stat().st_size for path in contents] == [100_000]
+    assert local.read_file("/f") == b"x" * 100_000
+
+
 def test_path_like_objects_are_paths(local: Filesystem) -> None:
     from pathlib import PurePosixPath
 

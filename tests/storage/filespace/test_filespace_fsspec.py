@@ -190,6 +190,20 @@ def test_directories(fs: FilespaceFileSystem) -> None:
     assert fs.cat("hub/data/x") == b"x"
 
 
+def test_a_move_that_fails_costs_the_target_nothing(fs: FilespaceFileSystem) -> None:
+    """Nothing to move, or a file onto itself by way of a link: what has the name keeps it."""
+    fs.pipe("hub/data/d/kept", b"precious")
+    with pytest.raises(FileNotFoundError):
+        fs.mv("hub/data/missing", "hub/data/d/kept")
+    with pytest.raises(FileNotFoundError):
+        fs.mv("hub/data/missing", "hub/data/new/folder/f")
+    fs.filespace("hub/data").fs.create_symlink("/d", "/link")
+    fs.mv("hub/data/link/kept", "hub/data/d/kept")
+    fs.sync_all()
+    assert fs.cat("hub/data/d/kept") == b"precious"
+    assert not fs.exists("hub/data/new")
+
+
 def test_what_is_not_there_is_not_made_by_looking(fs: FilespaceFileSystem) -> None:
     assert not fs.exists("hub/none/x")
     with pytest.raises(FsNotFoundError):

@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from proxyflow.storage.tagblob import (
     NotEnoughVolumes,
     RecordTooLarge,
     TagNotFound,
+    TruncatedUpload,
     blobs,
     sources,
     volume,
@@ -228,6 +231,58 @@ def test_a_failed_push_tags_nothing(ddfs: DDFS, tag: str) -> None:
         with pytest.raises(ValueError, match="broken source"):
             ddfs.push(tag, [(b"x", "x"), (Broken(), "y")], parallel=parallel)
     assert not ddfs.exists(tag)
+
+
+class Changing(io.FileIO):
+    """A file that somebody changes as soon as it is read."""
+
+    change: Callable[[str], object]
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        self.change(str(self.name))
+        return count
+
+
+def test_what_is_appended_while_a_file_is_sent_is_no_request(
+    ddfs: DDFS, name: Callable[[], str], tmp_path: Path
+) -> None:
+    """Bytes after the announced length would be taken for the next request of the connection."""
+    tag, victim = name(), name()
+    ddfs.tag(victim, [])
+    path = tmp_path / "growing.log"
+    path.write_bytes(b"x" * (5 * 2**20))
+    request = f"DELETE /ddfs/tag/{victim} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+    def append(path: str) -> None:
+        if os.path.getsize(path) == 5 * 2**20:
+            with open(path, "ab") as file:
+                file.write(request)
+
+    with Changing(path) as file:
+        file.change = append
+        ddfs.push(tag, [(file, "log")])
+    (stored,) = contents(ddfs, tag)
+    assert stored[: 5 * 2**20] == b"x" * (5 * 2**20)
+    assert stored[5 * 2**20 :] in (b"", request)
+    assert ddfs.exists(victim)
+
+
+@pytest.mark.parametrize("server", ["server_port", "plain_port"])
+def test_a_file_cut_short_while_it_is_sent_is_told_at_once(
+    server: str, request: pytest.FixtureRequest, tag: str, tmp_path: Path
+) -> None:
+    """By the client, which has announced more, and not by a server that waits for the rest."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (5 * 2**20))
+    ddfs = DDFS(f"disco://127.0.0.1:{request.getfixturevalue(server)}")
+    with ddfs, Changing(path) as file:
+        file.change = lambda path: os.truncate(path, 2**20)
+        with pytest.raises(TruncatedUpload, match="ended 4194304 bytes before"):
+            ddfs.push(tag, [(file, "cut")])
+        assert not ddfs.exists(tag)
+        ddfs.push(tag, [path])
+        assert len(contents(ddfs, tag)[0]) == 2**20
 
 
 def test_a_repeated_push_sends_only_what_is_missing(ddfs: DDFS, tag: str) -> None:

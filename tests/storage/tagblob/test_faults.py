@@ -412,6 +412,8 @@ def test_large_blobs_are_checked_at_their_end(local: DDFS, monkeypatch: pytest.M
     monkeypatch.setattr("proxyflow.storage.tagblob.volume.CHECK_FIRST", 100)
     with next(local.pull("data")) as blob, pytest.raises(BlobDamaged):
         blob.read()
+    with next(local.pull("data")) as blob, pytest.raises(BlobDamaged):
+        blob.read(len(blob))  # and no further
     report = local.gc(grace=0, verify=True)
     assert len(report.missing) == 1
 

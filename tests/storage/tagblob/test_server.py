@@ -367,18 +367,39 @@ def test_a_full_volume_behind_the_server_is_a_full_store(tmp_path: Path) -> None
         process.wait()
 
 
-def test_a_damaged_replica_is_skipped_by_the_client(client: Client, root: Path) -> None:
+@pytest.mark.parametrize("size", [5, 2 * 2**20])
+def test_a_damaged_replica_is_skipped_by_the_client_and_repaired(
+    client: Client, root: Path, size: int
+) -> None:
+    """Whether the server notices it or, as with larger blobs, who reads it and tells the server."""
+    data = b"b" * size
     with DDFS(f"disco://127.0.0.1:{client.port}") as ddfs:
-        replicas = ddfs.store_blob("damaged", b"bytes", replicas=2)
+        replicas = ddfs.store_blob("damaged", data, replicas=2)
         obj = replicas[0].rsplit("/", 1)[1]
         volume = replicas[0].split("/")[4]
         (path,) = root.glob(f"store/{volume}/blob/*/{obj}")
-        path.write_bytes(b"BYTES")
+        path.write_bytes(b"B" * size)
         with pytest.raises(BlobDamaged):
             ddfs.open_blob(replicas[:1])
-        for _ in range(10):
+        while path.read_bytes() != data:
+            # Which replica is tried first is drawn anew each time.
             with ddfs.open_blob(replicas) as blob:
-                assert blob.read() == b"bytes"
+                assert blob.read() == data
+
+
+def test_a_reported_blob_is_changed_only_if_it_is_damaged(client: Client, root: Path) -> None:
+    """Anybody may ask: what is whole, has no other replica or is no blob stays as it is."""
+    path = path_of(json.loads(client("PUT", put_address(client, "alone"), b"bytes").data))
+    (file,) = root.glob(f"store/vol*/blob/*/{path.rsplit('/', 1)[1]}")
+    assert client.json("POST", path) == "checked"
+    assert file.read_bytes() == b"bytes"
+    file.write_bytes(b"BYTES")
+    assert client.json("POST", path) == "checked"
+    assert file.read_bytes() == b"BYTES"
+    file.unlink()
+    assert client("POST", path).status == 404
+    assert client("POST", "/ddfs/vol0/blob/00/..%2f..%2fvolume.json").status == 404
+    assert client("POST", path.replace("/vol", "/vol9")).status == 404
 
 
 def test_a_small_damaged_blob_is_not_given_out(client: Client, root: Path) -> None:
