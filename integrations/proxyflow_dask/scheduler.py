@@ -18,7 +18,13 @@ from proxyflow.recipe import Recipe
 from proxyflow_dask.orphan import Orphan, hold
 from proxyflow_dask.owner import topic_of
 from proxyflow_dask.packed import Packed, packed_in
-from proxyflow_dask.private import check_scheduler, dismiss_workers, release_done_forgets
+from proxyflow_dask.private import (
+    check_scheduler,
+    dismiss_workers,
+    forget_events,
+    forget_topic,
+    release_done_forgets,
+)
 
 __all__ = ["NAME", "SchedulerPart", "close_session", "open_session"]
 
@@ -133,7 +139,14 @@ class SchedulerPart(SchedulerPlugin):
 
     def _flush(self, name: str, session: _Session) -> None:
         forgotten, session.forgotten = session.forgotten, {}
+        if name not in self._sessions:
+            return
         self._scheduler.log_event(topic_of(name), {"forgotten": list(forgotten)})
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Keep nothing of what has just been sent to an owner."""
+        if topic.startswith(topic_of("")):
+            forget_events(self._scheduler, topic)
 
     # -- owners --------------------------------------------------------------------------------
 
@@ -161,6 +174,7 @@ class SchedulerPart(SchedulerPlugin):
         session = self._sessions.pop(name, None)
         if session is None:
             return
+        forget_topic(self._scheduler, topic_of(name))
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, session.close)
         task = loop.create_task(dismiss_workers(self._scheduler, topic_of(name)))
