@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from dask import delayed
 from dask_shop import Cluster, Shop, until
-from distributed import Client, wait
+from distributed import Client, Status, get_worker, wait
 
 N = 50_000
 
@@ -177,6 +178,27 @@ def pass_on_free_keys(dask_worker: Any = None) -> None:
 def grow_when(values: Any, path: str) -> Any:
     Path(f"{path}.awaited").touch()
     tasks.wait_for(values, path)
+    return values + 1
+
+
+def test_restart_while_a_task_runs(own_cluster: Cluster, store_url: str, tmp_path: Path) -> None:
+    """What a worker makes while it closes is not stored: its task is forgotten already."""
+    shop = Shop(own_cluster.address, store_url, threshold="100 kB", results=True)
+    running = tmp_path / "running"
+    future = shop.client.submit(grow_while_closing, array(), str(running))
+    until(running.exists)
+    shop.client.restart()
+    del future
+    shop.expect_empty()
+    shop.client.close()
+    until(lambda: not shop.files())
+
+
+def grow_while_closing(values: Any, path: str) -> Any:
+    worker = get_worker()
+    Path(path).touch()
+    while worker.status is not Status.closing:
+        time.sleep(0.01)
     return values + 1
 
 
