@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import itertools
 import os
 import uuid
@@ -279,11 +280,12 @@ def _hash_items(hashing: Replacement, items: Any) -> Any:
 
 
 def _takes(func: Any, name: str) -> bool:
-    """Return whether a function has a parameter of a name."""
-    code = getattr(func, "__code__", None)
-    if code is None:
+    """Return whether a function, class, partial or callable object has a parameter of a name."""
+    try:
+        return name in inspect.signature(func).parameters
+    except (TypeError, ValueError):
+        # Some built-in functions do not tell.
         return False
-    return name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def _may_hold_large(expr: Any, rules: Rules) -> bool:

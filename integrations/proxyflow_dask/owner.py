@@ -130,9 +130,9 @@ class Owner:
         _, report = event
         if "forgotten" in report:
             self.forget(report["forgotten"])
-        elif "straggler" in report:
-            key = pickle.loads(report["straggler"])
-            self._chores.put(functools.partial(self._evict_straggler, key))
+        elif "stragglers" in report:
+            keys = pickle.loads(report["stragglers"])
+            self._chores.put(functools.partial(self._evict_stragglers, keys))
         else:
             logger.warning("%s", report["warning"])
 
@@ -157,12 +157,12 @@ class Owner:
         for key in results:
             self._references.evict(key)
 
-    def _evict_straggler(self, key: Key) -> None:
-        """Evict what a task stored that was forgotten while it ran, and ended after that."""
+    def _evict_stragglers(self, keys: list[Key]) -> None:
+        """Evict what tasks may have stored after they were forgotten."""
         with self._lock:
-            if key in self._results:
-                return
-        self._references.evict(key)
+            gone = [key for key in keys if key not in self._results]
+        for key in gone:
+            self._references.evict(key)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+from distributed import Status, get_worker
+
 from proxyflow.boundary import Resolve, receive
 from proxyflow.connectors.protocol import Key
 from proxyflow.factory import Loan
@@ -116,10 +118,20 @@ class Packed:
         return node(dict(zip(dependencies, results, strict=True)))
 
     def _keep(self, result: Any) -> Any:
-        if self.place is None:
+        if self.place is None or _is_closing():
+            # Of what a closing worker stored, nobody would be told.
             return result
         place: ResultPlace = pickle.loads(self.place)
         return place.keep(result)
+
+
+def _is_closing() -> bool:
+    """Return whether this is the thread of a worker that closes."""
+    try:
+        return get_worker().status in (Status.closing, Status.closed)
+    except ValueError:
+        # An executor whose threads are no worker's, or a process of its own.
+        return False
 
 
 class AsyncPacked(Packed):

@@ -57,11 +57,15 @@ __all__ = [
     "check_scheduler",
     "convert_legacy_graph",
     "cull",
+    "dismiss_workers",
     "dumps",
     "execute_subgraph",
+    "forget_events",
+    "forget_topic",
     "loads",
     "on_register",
     "own_parameters",
+    "release_done_forgets",
 ]
 
 Key: TypeAlias = Any
@@ -80,7 +84,7 @@ _CLIENT = (
     "subscribe_topic",
 )
 _SCHEDULER = (
-    *("stream_handlers", "tasks", "log_event", "worker_plugins", "broadcast", "loop"),
+    *("stream_handlers", "tasks", "log_event", "worker_plugins", "broadcast", "loop", "_broker"),
     *("client_desires_keys", "client_releases_keys"),
 )
 
@@ -139,6 +143,20 @@ def release_done_forgets(scheduler: Scheduler, ours: Callable[[Any], bool]) -> N
             scheduler.client_releases_keys(done, client)
 
     scheduler.stream_handlers["client-desires-keys"] = desires
+
+
+def forget_events(scheduler: Scheduler, topic: str) -> None:
+    """Drop what was said under a topic, once it has been sent to those who listen.
+
+    The scheduler keeps the last thousand events of each topic, however long they are, for clients
+    that ask later.
+    """
+    scheduler._broker.truncate(topic)
+
+
+def forget_topic(scheduler: Scheduler, topic: str) -> None:
+    """Drop a topic that nobody listens to any more; the scheduler never does."""
+    scheduler._broker._topics.pop(topic, None)
 
 
 async def dismiss_workers(scheduler: Scheduler, plugin: str) -> None:

@@ -13,7 +13,7 @@ from proxyflow.errors import MissingDependencyError, ProxyflowError, StoreUnreac
 from proxyflow_dask.attachment import Attachment, Use
 from proxyflow_dask.owner import Owner
 from proxyflow_dask.private import check_client
-from proxyflow_dask.scheduler import NAME, SchedulerPart, open_session
+from proxyflow_dask.scheduler import NAME, SchedulerPart, close_session, open_session
 from proxyflow_dask.settings import Settings
 from proxyflow_dask.worker import WorkerPart, reach
 
@@ -33,7 +33,7 @@ async def register(client: Client, settings: Settings, *, default: bool = True) 
         try:
             await _introduce(client, use.owner)
         except BaseException:
-            await asyncio.to_thread(use.owner.close)
+            await _withdraw(client, use.owner)
             raise
         known = Attachment.make(client, _renew)
         known.uses[settings] = use
@@ -92,3 +92,15 @@ async def _introduce(client: Client, owner: Owner) -> None:
                 "system, or a server",
             )
     await client._register_worker_plugin(WorkerPart(owner.session, recipe), owner.topic, True)
+
+
+async def _withdraw(client: Client, owner: Owner) -> None:
+    """Undo the introduction of a session that came to nothing."""
+    try:
+        await client._run_on_scheduler(close_session, owner.session)
+        client.unsubscribe_topic(owner.topic)
+    except (ImportError, OSError, ValueError) as error:
+        # Nobody there any more, or nobody who heard of it. What went wrong first is raised.
+        logger.debug("a session was not introduced: %s", error)
+    finally:
+        await asyncio.to_thread(owner.close)

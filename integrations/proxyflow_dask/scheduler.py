@@ -18,9 +18,15 @@ from proxyflow.recipe import Recipe
 from proxyflow_dask.orphan import Orphan, hold
 from proxyflow_dask.owner import topic_of
 from proxyflow_dask.packed import Packed, packed_in
-from proxyflow_dask.private import check_scheduler, dismiss_workers, release_done_forgets
+from proxyflow_dask.private import (
+    check_scheduler,
+    dismiss_workers,
+    forget_events,
+    forget_topic,
+    release_done_forgets,
+)
 
-__all__ = ["NAME", "SchedulerPart", "open_session"]
+__all__ = ["NAME", "SchedulerPart", "close_session", "open_session"]
 
 NAME = "proxyflow"
 """Name of the plugin on the scheduler."""
@@ -124,7 +130,7 @@ class SchedulerPart(SchedulerPlugin):
         if session.orphan is not None:
             session.orphan.forget(ticket)
             if not session.tasks:
-                self._end(name)
+                self.end(name)
             return
         if not session.forgotten:
             # One report for all that are forgotten in this turn of the event loop.
@@ -133,7 +139,14 @@ class SchedulerPart(SchedulerPlugin):
 
     def _flush(self, name: str, session: _Session) -> None:
         forgotten, session.forgotten = session.forgotten, {}
+        if name not in self._sessions:
+            return
         self._scheduler.log_event(topic_of(name), {"forgotten": list(forgotten)})
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Keep nothing of what has just been sent to an owner."""
+        if topic.startswith(topic_of("")):
+            forget_events(self._scheduler, topic)
 
     # -- owners --------------------------------------------------------------------------------
 
@@ -150,15 +163,18 @@ class SchedulerPart(SchedulerPlugin):
                 for ticket in unheard:
                     session.orphan.forget(ticket)
             if not session.tasks:
-                self._end(name)
+                self.end(name)
 
     def _needs(self, session: _Session) -> dict[int, bytes]:
         packed = {ticket: self._packed(key) for ticket, key in session.tasks.items()}
         return {ticket: each.objects for ticket, each in packed.items() if each is not None}
 
-    def _end(self, name: str) -> None:
-        """End a session that nobody can need any more."""
-        session = self._sessions.pop(name)
+    def end(self, name: str) -> None:
+        """End a session that nobody can need any more; one that is not known is no error."""
+        session = self._sessions.pop(name, None)
+        if session is None:
+            return
+        forget_topic(self._scheduler, topic_of(name))
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, session.close)
         task = loop.create_task(dismiss_workers(self._scheduler, topic_of(name)))
@@ -191,3 +207,11 @@ def open_session(
     part = dask_scheduler.plugins[NAME]
     assert isinstance(part, SchedulerPart)
     return part.open(session, client, pickle.loads(recipe), lent=lent)
+
+
+def close_session(session: str, *, dask_scheduler: Scheduler | None = None) -> None:
+    """Have the scheduler let go of a session; run there by a client that could not register."""
+    assert dask_scheduler is not None
+    part = dask_scheduler.plugins.get(NAME)
+    if isinstance(part, SchedulerPart):
+        part.end(session)

@@ -10,12 +10,13 @@ from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from proxyflow import recipe as recipes
+from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ProxyflowError
 from proxyflow.recipe import Recipe
 from proxyflow_dask.owner import topic_of
 from proxyflow_dask.packed import Packed, packed_in, restoring
 from proxyflow_dask.private import after_gather
-from proxyflow_dask.results import ResultPlace, load_results, pass_on
+from proxyflow_dask.results import ResultPlace, StoredResult, load_results, pass_on
 
 __all__ = ["WorkerPart", "reach"]
 
@@ -24,6 +25,9 @@ logger = logging.getLogger("proxyflow.dask")
 _AHEAD = 2
 """Tasks whose arguments are read ahead, for each thread: enough to hide the latency of a store,
 few enough not to fill the memory with what runs last."""
+
+# What a run of a task ends with, whatever has become of the task in the meantime.
+_ENDS = ("memory", "error", "rescheduled")
 
 
 class WorkerPart(WorkerPlugin):
@@ -44,6 +48,9 @@ class WorkerPart(WorkerPlugin):
         self._session = session
         self._recipe = recipe
         self._ahead: set[Any] = set()
+        self._running: dict[Any, Packed] = {}
+        self._kept: dict[Any, Key] = {}
+        self._stragglers: list[Key] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (WorkerPart, (self._session, self._recipe))
@@ -70,14 +77,17 @@ class WorkerPart(WorkerPlugin):
             logger.debug("the store was not there any more: %s", error)
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        """Read ahead for a task that waits to run; tell when one ends that was forgotten."""
+        """Read ahead for a task that waits to run; tell of results nobody may wait for."""
         if finish == "executing":
             self._restore_results_for(key)
+            self._note_run(key)
+        elif finish in _ENDS and key in self._running:
+            self._end_run(key, wanted=start not in ("cancelled", "resumed"))
+        elif start == "memory" and key in self._kept:
+            self._tell_of_straggler(self._kept.pop(key))
         if finish == "ready":
             if self._moves:
                 self._read_ahead(key)
-        elif start == "cancelled":
-            self._tell_of_straggler(key)
         elif start in ("ready", "executing"):
             self._ahead.discard(key)
 
@@ -98,11 +108,37 @@ class WorkerPart(WorkerPlugin):
             self._ahead.add(key)
             packed.prefetch()
 
-    def _tell_of_straggler(self, key: Any) -> None:
+    def _note_run(self, key: Any) -> None:
         packed = self._packed(key)
         if packed is not None and packed.place is not None:
-            place: ResultPlace = pickle.loads(packed.place)
-            self._worker.log_event(self.name, {"straggler": pickle.dumps(place.key)})
+            self._running[key] = packed
+
+    def _end_run(self, key: Any, *, wanted: bool) -> None:
+        """Tell the owner of a result that belongs to no task any more.
+
+        A key that is submitted again while its forgotten task still runs has another task, of
+        which this worker knows; the result of the first is in nobody's books.
+        """
+        run = self._running.pop(key)
+        assert run.place is not None
+        place: ResultPlace = pickle.loads(run.place)
+        if not wanted or self._packed(key) is not run:
+            self._tell_of_straggler(place.key)
+        elif self._worker.state.tasks[key].type is StoredResult:
+            # The owner may have been told already that the task is forgotten, and have evicted
+            # what was not yet written. When this worker is told it knows that it was.
+            self._kept[key] = place.key
+
+    def _tell_of_straggler(self, key: Key) -> None:
+        """Have the owner evict a result, unless a task of his has it."""
+        if not self._stragglers:
+            # One report for all of this turn of the event loop.
+            self._worker.loop.add_callback(self._flush)
+        self._stragglers.append(key)
+
+    def _flush(self) -> None:
+        stragglers, self._stragglers = self._stragglers, []
+        self._worker.log_event(self.name, {"stragglers": pickle.dumps(stragglers)})
 
 
 def reach(recipe: Recipe) -> str | None:

@@ -51,14 +51,12 @@ def make_root(root: str) -> None:
     """Make the directory (mode 0700) unless it exists."""
     while True:
         try:
-            os.mkdir(root, 0o700)
-            _mark(root)
+            os.makedirs(root, 0o700)
         except FileExistsError:
             return
-        except FileNotFoundError:
-            # Its parent is missing; or somebody about to remove an earlier one has got this one.
-            os.makedirs(os.path.dirname(root), exist_ok=True)
-        else:
+        # Somebody about to remove an earlier one may have got this one.
+        with contextlib.suppress(FileNotFoundError):
+            _mark(root)
             return
 
 

@@ -59,6 +59,9 @@ OLD = ".old-"
 # How often an owner touches its record, for hosts that cannot see its lock (seconds).
 RENEWAL = 60.0
 
+# How often a session is begun anew because its root vanished with the last session in it.
+_TRIES = 100
+
 
 def new_name(length: int) -> str:
     """Return a random name in lower-case base 32, 5 bits a character."""
@@ -349,12 +352,14 @@ os.register_at_fork(after_in_child=_owned.forget_after_fork)
 
 def _make_unfinished(root: str, name: str) -> str:
     path = os.path.join(root, NEW + name)
-    while True:
+    # The root may vanish in between, with the last session but this. Where nothing can be made at
+    # all, in /proc or in the directory of an automounter, the answer is the same one.
+    for _ in range(_TRIES):
         make_root(root)
-        # The root may vanish in between, with the last session but this.
         with contextlib.suppress(FileNotFoundError):
             os.mkdir(path, 0o700)
             return path
+    raise FileNotFoundError(errno.ENOENT, "nothing can be made in this directory", root)
 
 
 def open_directory(path: str, within: int | None = None) -> int:

@@ -322,6 +322,13 @@ def test_a_file_in_place_of_the_directory_is_named(outside: Path) -> None:
         FileConnector(str(outside.parent / ("n" * 300)))
 
 
+@pytest.mark.parametrize("directory", ["/proc", "/proc/nowhere"])
+def test_a_directory_in_which_nothing_can_be_made(directory: str) -> None:
+    """Such a file system says what a directory that is just being removed says, but for ever."""
+    with pytest.raises(StoreUnreachableError, match=f"cannot start a session: .*{directory}"):
+        FileConnector(directory)
+
+
 def _open_as_nobody(directory: str) -> None:
     if ROOT:
         os.setuid(65534)

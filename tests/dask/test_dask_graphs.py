@@ -314,11 +314,18 @@ def test_left_out_by_keyword_and_annotation(shop: Shop) -> None:
 
 def test_a_parameter_called_proxy_is_the_functions_own(shop: Shop) -> None:
     """`proxy=` goes to a function that has a parameter of that name."""
-    assert shop.client.submit(takes_proxy, array(), proxy=False).result() == (N, False)
+    wrapped = functools.partial(takes_proxy)
+    for function in (takes_proxy, wrapped, TakesProxy()):
+        assert shop.client.submit(function, array(), proxy=False).result() == (N, False)
 
 
 def takes_proxy(values: Any, proxy: bool = True) -> tuple[float, bool]:
     return float(values.sum()), proxy
+
+
+class TakesProxy:
+    def __call__(self, values: Any, proxy: bool = True) -> tuple[float, bool]:
+        return takes_proxy(values, proxy)
 
 
 def test_no_warning_of_large_graphs(shop: Shop) -> None:

@@ -237,6 +237,42 @@ def test_memory_store_serves_a_cluster_of_threads_only(shared_cluster: Cluster) 
         assert client.submit(tasks.total, array()).result() == N
 
 
+def test_a_refused_registration_leaves_nothing(own_cluster: Cluster, store_url: str) -> None:
+    """Neither a directory nor a session the scheduler holds; and it can be tried again."""
+    with Client(own_cluster.address) as client:
+        worker = list(client.nthreads())[:1]
+        client.run(lose_sight_of_stores, workers=worker)
+        with pytest.raises(StoreUnreachableError, match=f"worker {worker[0]} cannot use the store"):
+            client.register_plugin(ProxyPlugin(store_url, threshold="100 kB"))
+        assert client.run_on_scheduler(sessions_known) == []
+        until(lambda: not Path(store_url.removeprefix("file://")).exists())
+        client.run(see_stores_again, workers=worker)
+        client.register_plugin(ProxyPlugin(store_url, threshold="100 kB"))
+        assert client.submit(tasks.total, array()).result() == N
+        assert len(client.run_on_scheduler(sessions_known)) == 1
+
+
+def lose_sight_of_stores() -> None:
+    """Make this process one of another host."""
+    from proxyflow import recipe
+
+    def open_store(recipe: Any) -> None:
+        raise StoreUnreachableError("no such directory here")
+
+    recipe.seeing = recipe.open_store  # type: ignore[attr-defined]
+    recipe.open_store = open_store  # type: ignore[assignment]
+
+
+def see_stores_again() -> None:
+    from proxyflow import recipe
+
+    recipe.open_store = vars(recipe).pop("seeing")
+
+
+def sessions_known(dask_scheduler: Any = None) -> list[str]:
+    return list(dask_scheduler.plugins["proxyflow"]._sessions)
+
+
 def test_a_worker_that_cannot_import_proxyflow(own_cluster: Cluster, store_url: str) -> None:
     """One sentence tells which process lacks the package."""
     with Client(own_cluster.address) as client:

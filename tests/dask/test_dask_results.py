@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import dask_tasks as tasks
 import numpy as np
+import pytest
 from dask import delayed
 from dask_shop import Cluster, Shop, until
-from distributed import Client, wait
+from distributed import Client, Status, get_worker, wait
 
 N = 50_000
 
@@ -119,8 +121,84 @@ def test_cancelled_while_it_runs(result_shop: Shop, tmp_path: Path) -> None:
     result_shop.expect_empty()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_submitted_again_while_it_runs(result_shop: Shop, tmp_path: Path, times: int) -> None:
+    """What the forgotten run of a key stores is evicted, though the key is wanted again."""
+    gate = tmp_path / "gate"
+    client = result_shop.client
+    worker = next(iter(client.nthreads()))
+    future = client.submit(grow_when, array(), str(gate), workers=[worker])
+    until(Path(f"{gate}.awaited").exists)
+    for _ in range(times):
+        key = future.key
+        client.cancel(future)
+        until(lambda: len(result_shop.owner) == 0)
+        future = client.submit(grow_when, array(), str(gate), workers=[worker])
+        assert future.key == key
+    gate.touch()
+    assert future.result().sum() == 2 * N
+    del future
+    result_shop.expect_empty()
+
+
+def test_forgotten_before_its_worker_hears_of_it(result_shop: Shop, tmp_path: Path) -> None:
+    """A result stored after the owner evicted it, by a worker told later, is evicted, too."""
+    gate = tmp_path / "gate"
+    client = result_shop.client
+    client.run(hold_back_free_keys)
+    future = client.submit(grow_when, array(), str(gate))
+    until(Path(f"{gate}.awaited").exists)
+    client.cancel(future)
+    until(lambda: len(result_shop.owner) == 0)
+    gate.touch()
+    until(lambda: future.key in [k for keys in client.run(keys_in_memory).values() for k in keys])
+    client.run(pass_on_free_keys)
+    result_shop.expect_empty()
+
+
+def hold_back_free_keys(dask_worker: Any = None) -> None:
+    """Have what the scheduler says of forgotten tasks arrive late."""
+    handlers = dask_worker.stream_handlers
+    free, held = handlers["free-keys"], []
+    handlers["free-keys"] = lambda **message: held.append(message)
+    dask_worker.held_back = (free, held)
+
+
+def keys_in_memory(dask_worker: Any = None) -> list[Any]:
+    return list(dask_worker.data)
+
+
+def pass_on_free_keys(dask_worker: Any = None) -> None:
+    free, held = vars(dask_worker).pop("held_back")
+    dask_worker.stream_handlers["free-keys"] = free
+    for message in held:
+        free(**message)
+
+
 def grow_when(values: Any, path: str) -> Any:
+    Path(f"{path}.awaited").touch()
     tasks.wait_for(values, path)
+    return values + 1
+
+
+def test_restart_while_a_task_runs(own_cluster: Cluster, store_url: str, tmp_path: Path) -> None:
+    """What a worker makes while it closes is not stored: its task is forgotten already."""
+    shop = Shop(own_cluster.address, store_url, threshold="100 kB", results=True)
+    running = tmp_path / "running"
+    future = shop.client.submit(grow_while_closing, array(), str(running))
+    until(running.exists)
+    shop.client.restart()
+    del future
+    shop.expect_empty()
+    shop.client.close()
+    until(lambda: not shop.files())
+
+
+def grow_while_closing(values: Any, path: str) -> Any:
+    worker = get_worker()
+    Path(path).touch()
+    while worker.status is not Status.closing:
+        time.sleep(0.01)
     return values + 1
 
 

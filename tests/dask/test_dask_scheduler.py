@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dask_tasks as tasks
 import numpy as np
 from dask_inspection import look_inside
 from dask_shop import Cluster, Shop, until
 from dask_target import Target
-from distributed import wait
+from distributed import Client, wait
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 MIB = 1 << 20
 
@@ -63,11 +66,48 @@ def test_a_missing_object_fails_its_task_and_nothing_else(shop: Shop) -> None:
     assert len(shop.client.nthreads()) == 2
 
 
+class Listener(SchedulerPlugin):
+    """Counts what is said under a topic."""
+
+    name = "listener"
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.count = 0
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        self.count += topic == self.topic
+
+
+def heard(dask_scheduler: Any = None) -> int:
+    count: int = dask_scheduler.plugins["listener"].count
+    return count
+
+
 def test_reports_are_few(shop: Shop) -> None:
     """A hundred tasks that are forgotten together are reported together."""
+    shop.client.register_plugin(Listener(shop.owner.topic))
     futures = shop.client.map(tasks.total, [np.full(50_000, float(i)) for i in range(100)])
     wait(futures)
     shop.client.cancel(futures)
     del futures
     shop.expect_empty()
-    assert len(shop.client.get_events(shop.owner.topic)) < 50
+    assert 0 < shop.client.run_on_scheduler(heard) < 50
+    shop.client.unregister_scheduler_plugin("listener")
+
+
+def topics(dask_scheduler: Any = None) -> list[str]:
+    return list(dask_scheduler.get_events())
+
+
+def test_reports_are_not_kept(shared_cluster: Cluster, store_url: str) -> None:
+    """A scheduler that serves for months does not collect what it has told its clients."""
+    shop = Shop(shared_cluster.address, store_url, threshold="100 kB", results=True)
+    for i in range(5):
+        assert shop.client.submit(tasks.grow, np.full(50_000, float(i))).result()[0] == i + 1
+        shop.expect_empty()
+    topic = shop.owner.topic
+    until(lambda: shop.client.get_events(topic) == ())
+    shop.client.close()
+    with Client(shared_cluster.address) as client:
+        assert topic not in client.run_on_scheduler(topics)
