@@ -33,7 +33,7 @@ from proxyflow.connectors.owner import (
     try_lock,
     write_record,
 )
-from proxyflow.connectors.root import make_root, remove_root
+from proxyflow.connectors.root import MOST_REMOVALS, make_root, remove_root, vanishes
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
 from proxyflow.storage import arena
@@ -349,12 +349,13 @@ os.register_at_fork(after_in_child=_owned.forget_after_fork)
 
 def _make_unfinished(root: str, name: str) -> str:
     path = os.path.join(root, NEW + name)
-    while True:
+    for _ in range(MOST_REMOVALS):
         make_root(root)
         # The root may vanish in between, with the last session but this.
         with contextlib.suppress(FileNotFoundError):
             os.mkdir(path, 0o700)
             return path
+    raise vanishes(root)
 
 
 def open_directory(path: str, within: int | None = None) -> int:
