@@ -346,6 +346,19 @@ def test_a_directory_or_an_open_store(shared_cluster: Cluster, tmp_path: Path) -
             until(lambda: not list(store.scan()))
         assert store.get(store.put("still open")) == "still open"
     with Client(shared_cluster.address) as client:
-        client.register_plugin(ProxyPlugin(tmp_path / "theirs"))
-        assert (tmp_path / "theirs").is_dir()
+        # What would end the path in a URL, or be read as a code, is a name like any other.
+        client.register_plugin(ProxyPlugin(tmp_path / "theirs #1? 100%41"))
+        assert (tmp_path / "theirs #1? 100%41").is_dir()
     assert "theirs" in repr(ProxyPlugin(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("name", ["proxyflow_dask", "proxyflow_dask.preload"])
+@pytest.mark.parametrize("missing", ["dask", "distributed"])
+def test_without_dask_the_import_says_what_to_install(name: str, missing: str) -> None:
+    """Who has installed proxyflow alone learns the name of the extra, not that of a module."""
+    program = f"import sys; sys.modules[{missing!r}] = None; import {name}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "MissingDependencyError" in done.stderr
+    assert "pip install 'proxyflow[dask]'" in done.stderr
