@@ -28,6 +28,7 @@ from proxyflow.connectors.protocol import (
     StoredObject,
     Sweeper,
     ViewReader,
+    is_connector,
 )
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
@@ -117,6 +118,11 @@ class Store:
     ) -> None:
         if url is not None and connector is not None:
             raise ConfigError("a store has a URL or a connector, not both")
+        if connector is not None and not is_connector(connector):
+            raise ConfigError(
+                f"not a connector: {connector!r}",
+                remedy="give an object with the methods of proxyflow.connectors.protocol.Connector",
+            )
         parsed = as_url(url) if connector is None else None
         options = StoreOptions.read(
             parsed, compress=compress, verify=verify, secret=secret, cache=cache

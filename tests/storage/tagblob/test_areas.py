@@ -372,7 +372,7 @@ except MissingDependencyError as error:
 
 
 def test_a_package_that_fsspec_lacks_is_named_with_the_store() -> None:
-    """fsspec's own message says neither for what, nor which of several stores."""
+    """The message of fsspec itself says neither for what, nor which of several stores."""
     with pytest.raises(
         MissingDependencyError, match=r"dropbox:// volumes: .*dropboxdrivefs"
     ) as told:
