@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, LocalCluster
+from distributed.core import Status
 
 from proxyflow import Store
 from proxyflow.errors import (
@@ -26,6 +28,7 @@ from proxyflow.errors import (
 )
 from proxyflow_dask import ProxyPlugin, private
 from proxyflow_dask.attachment import Attachment
+from proxyflow_dask.worker import WorkerPart
 
 N = 50_000
 
@@ -211,6 +214,17 @@ def test_workers_that_close_do_not_complain(shared_cluster: Cluster, store_url: 
         watcher.run(lambda: None)  # comes after what was sent before
         lines = [text for log in watcher.get_worker_logs().values() for _, text in log]
         assert not [text for text in lines if name in text and "failed" in text]
+
+
+def test_a_worker_that_is_closing_removes_its_plugins_itself() -> None:
+    """It is then about to remove each that it had, and what is gone by then is an error in its log.
+
+    That comes to light where client and cluster close together, as at the end of a program.
+    """
+    part = WorkerPart("session", ("url", "file:///nowhere"))
+    worker: Any = SimpleNamespace(status=Status.closing, plugins={part.name: part})
+    private._dismiss(part.name, worker)
+    assert worker.plugins == {part.name: part}
 
 
 def test_a_cluster_of_threads(store_url: str) -> None:
