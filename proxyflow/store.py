@@ -338,7 +338,15 @@ class Store:
         return self.proxy_from_key(self.put(obj), obj)
 
     def proxy_batch(self, objs: Iterable[T], *, skip_nonproxiable: bool = False) -> list[Proxy[T]]:
-        """Store several objects and return their proxies in the same order."""
+        """Store several objects and return their proxies in the same order.
+
+        Parameters
+        ----------
+        objs
+            The objects; a proxy among them stays as it is.
+        skip_nonproxiable
+            Return ``None``, ``True`` and ``False`` as they are instead of refusing them.
+        """
         made: list[Any] = list(objs)
         places = [at for at, obj in enumerate(made) if not _goes_as_it_is(obj, skip_nonproxiable)]
         for at in places:
@@ -396,7 +404,7 @@ class Store:
         return Proxy(StoreFileFactory(self.recipe, path, loader), facts_of(loader, kind))
 
     def open_file(self, path: str) -> IO[bytes]:
-        """Open a file that lies in this store, for reading; see :meth:`proxy_file`."""
+        """Open the file at `path` in this store, for reading; see :meth:`proxy_file`."""
         return self._file_opener().open_file(path)
 
     def _file_opener(self) -> FileOpener:
@@ -435,6 +443,18 @@ class Store:
         """Return a stream of this session: objects in at one end, proxies out at the other.
 
         See :class:`proxyflow.stream.Stream`; raises what making one raises.
+
+        Parameters
+        ----------
+        name
+            Which stream of the session.
+        group
+            The group to consume for; ``"default"`` if none is named.
+        maxsize
+            How many objects there may be that some group has yet to acknowledge; `append` waits.
+        lease
+            Seconds after which an item is given back though its consumer may be alive; for stores
+            that several hosts share.
 
         Examples
         --------
