@@ -84,7 +84,7 @@ class Store:
     secret
         Authenticate everything written, and refuse to read what was not written by a holder of
         the secret. Default: the environment variable ``PROXYFLOW_SECRET``. It is never part of a
-        proxy: set the variable in every process that reads.
+        proxy: set the variable in every process that reads or writes, workers included.
     cache
         How many bytes of payloads to keep for the next reader, as ``"64 MiB"`` or a number. Only
         for stores that do not map their objects, by default 256 MiB. What has been evicted leaves

@@ -17,7 +17,7 @@ import pytest
 from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store, get_factory, is_resolved
-from proxyflow.errors import ConfigError
+from proxyflow.errors import AuthenticationError, ConfigError
 from proxyflow_futures import ProxyExecutor
 
 Pair = namedtuple("Pair", "first second")
@@ -271,6 +271,20 @@ def test_what_is_no_store_is_refused_at_once(store: Any) -> None:
 def test_what_is_no_executor_is_refused_at_once(executor: Any) -> None:
     with pytest.raises(ConfigError, match="not an executor"):
         ProxyExecutor(executor)
+
+
+def test_workers_that_lack_the_secret_are_told_how_to_get_it(
+    tmp_path: Path, array: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They open the store by themselves, so what helps is a variable and no argument."""
+    monkeypatch.delenv("PROXYFLOW_SECRET", raising=False)
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    with (
+        Store(tmp_path / "store", secret="known here") as store,
+        ProxyExecutor(pool, store, policy=LARGE) as executor,
+        pytest.raises(AuthenticationError, match="set PROXYFLOW_SECRET in every process"),
+    ):
+        executor.submit(tasks.total, array).result()
 
 
 def test_a_refused_argument_opens_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
