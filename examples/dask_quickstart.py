@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Client, LocalCluster, as_completed
-from quickstart import Query, count_left, extract_patches, nearest_patches
+from quickstart import Query, count_left, extract_patches, load_image, nearest_patches
 from tqdm import tqdm
 
 from proxyflow import Store
@@ -102,11 +102,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image", nargs="?", help="an image file; default: a sample photograph")
     parser.add_argument("--tasks", type=int, default=24, help="how many parameter sets (24)")
-    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    workers = min(4, os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=int, default=workers, help=f"how many processes ({workers})"
+    )
     options = parser.parse_args()
+    if options.tasks < 1 or options.workers < 1:
+        parser.error("at least one task and one worker")
+    try:
+        image = load_image(options.image)
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot use this image: {error}")
     warnings.filterwarnings("ignore", message="Sending large graph")
 
-    patches = extract_patches(options.image)
+    patches = extract_patches(image)
     queries = [Query(i, 16 + i % 4, 1 + 0.01 * i) for i in range(options.tasks)]
     print(f"{len(patches):,} patches, {patches.nbytes / 1e6:.0f} MB")
     ways: list[Callable[..., Run]] = [run_plain, run_scattered, run_with_plugin]

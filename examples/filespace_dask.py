@@ -135,9 +135,11 @@ def downloading(client: Client, store: Store, hub: str, endpoint: str) -> list[A
 def main() -> None:
     """Run both and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--objects", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--objects", type=int, default=16, help="how many (16)")
+    parser.add_argument("--workers", type=int, default=2, help="how many processes (2)")
     options = parser.parse_args()
+    if options.objects < 1 or options.workers < 1:
+        parser.error("at least one object and one worker")
     os.environ.update(CREDENTIALS)
     with (
         s3_server() as endpoint,

@@ -57,18 +57,27 @@ def work(frames: Stream, results: Stream) -> None:
             results.append((frames.group, item.metadata, value))
 
 
+def load_image(path: str | None) -> np.ndarray:
+    """Return the pixels of an image file, or of the sample photograph."""
+    if path is None:
+        return load_sample_image("china.jpg")
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB"))
+
+
 def main() -> None:
     """Stream the frames, kill a worker, and check the answers."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("image", nargs="?", help="a photograph; one that comes with scikit-learn")
-    parser.add_argument("--frames", type=int, default=500)
-    parser.add_argument("--workers", type=int, default=2, help="of each group")
+    parser.add_argument("--frames", type=int, default=500, help="how many (500)")
+    parser.add_argument("--workers", type=int, default=2, help="of each group (2)")
     options = parser.parse_args()
-    image = (
-        np.asarray(Image.open(options.image).convert("RGB"))
-        if options.image
-        else load_sample_image("china.jpg")
-    )
+    if options.frames < 1 or options.workers < 2:
+        parser.error("at least one frame, and two workers of a group: one is killed")
+    try:
+        image = load_image(options.image)
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot use this image: {error}")
     with tempfile.TemporaryDirectory() as directory, Store(f"maildir://{directory}/run") as store:
         results = store.stream("results")
         # Made before the first frame, so that each group receives every frame.

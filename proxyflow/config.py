@@ -41,6 +41,11 @@ def as_url(url: str | StoreURL | os.PathLike[str] | None) -> StoreURL:
         return url
     if isinstance(url, os.PathLike):
         return StoreURL("file", path=os.path.abspath(url))
+    if not isinstance(url, str):
+        raise ConfigError(
+            f"neither the URL of a store nor a directory: {url!r}",
+            remedy="write it like 'file:///dev/shm/run1'",
+        )
     return StoreURL.parse(url)
 
 

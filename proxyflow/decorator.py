@@ -8,8 +8,8 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from proxyflow.boundary import Call, check_resolve
@@ -91,6 +91,10 @@ class ProxiedFunction(Generic[P, T]):
         result: T = Call(self._function, self._options[2])(*args, **kwargs)
         return result
 
+    @overload
+    def submit(self, executor: Executor, /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any: ...
     def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call to an executor or a Dask client, large arguments as proxies.
 
@@ -115,6 +119,17 @@ class ProxiedFunction(Generic[P, T]):
             return submitter.submit_shared(target, self, args, kwargs)
         return submitter.submit(target, self, args, kwargs)
 
+    @overload
+    def map(
+        self,
+        executor: Executor,
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(self, executor: Any, /, *iterables: Iterable[Any]) -> Any: ...
     def map(
         self,
         executor: Any,
@@ -159,6 +174,10 @@ class ProxiedFunction(Generic[P, T]):
             window=2 * worker_count(target) + 2,
         )
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> ProxiedFunction[P, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> BoundProxiedFunction[T]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if self._of_class:
             return BoundProxiedFunction(self, type(instance) if owner is None else owner)
@@ -221,10 +240,20 @@ class BoundProxiedFunction(Generic[T]):
         """Call the method here."""
         return self.__func__(self.__self__, *args, **kwargs)
 
+    @overload
+    def submit(self, executor: Executor, /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any: ...
     def submit(self, executor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call of the method; see :meth:`ProxiedFunction.submit`."""
         return self.__func__.submit(executor, self.__self__, *args, **kwargs)
 
+    @overload
+    def map(
+        self, executor: Executor, /, *iterables: Iterable[Any], **options: Any
+    ) -> Iterator[T]: ...
+    @overload
+    def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Any: ...
     def map(self, executor: Any, /, *iterables: Iterable[Any], **options: Any) -> Any:
         """Map the method over iterables; see :meth:`ProxiedFunction.map`."""
         instances = (self.__self__ for _ in iter(int, 1))

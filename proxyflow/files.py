@@ -67,8 +67,10 @@ class URLFactory:
             options = _resolved(self.storage_options)
             return cast("IO[bytes]", fsspec.open(self.url, "rb", **options).open())
         except ImportError as error:
+            # What is missing beyond fsspec, its own message says.
             raise MissingDependencyError(
-                f"{self.url} cannot be opened: {error}", remedy="install 'proxyflow[s3]', or fsspec"
+                f"{self.url} cannot be opened: {error}",
+                remedy="pip install fsspec, and s3fs for s3://" if error.name == "fsspec" else None,
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:

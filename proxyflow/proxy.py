@@ -128,8 +128,10 @@ def extract(obj: Any) -> Any:
     return obj.__proxy_target__ if issubclass(type(obj), Proxy) else obj
 
 
-def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
+def get_factory(proxy: Proxy[Any]) -> Any:
     """Return the factory the proxy was made with.
+
+    That of a store's proxy has the object's ``key``.
 
     Raises
     ------
@@ -142,7 +144,7 @@ def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
     <class 'list'>
     """
     _check(proxy)
-    return cast("Callable[[], T]", proxy.__proxy_factory__)
+    return proxy.__proxy_factory__
 
 
 def _check(proxy: object) -> None:

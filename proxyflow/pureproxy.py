@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from proxyflow.behaviour import (
     Behaviour,
@@ -24,9 +24,7 @@ __all__ = ["Proxy", "rebuild"]
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-
-    class _Base(Behaviour, Generic[T]):
-        pass
+    from proxyflow.typedproxy import TypedProxy as _Base
 else:
     # For the type checker a proxy is Generic. At run time Generic would put attributes of its own
     # (`__orig_bases__`, `__parameters__`, `_is_protocol`) where they hide the target's.

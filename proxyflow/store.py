@@ -28,6 +28,7 @@ from proxyflow.connectors.protocol import (
     StoredObject,
     Sweeper,
     ViewReader,
+    is_connector,
 )
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
@@ -83,7 +84,7 @@ class Store:
     secret
         Authenticate everything written, and refuse to read what was not written by a holder of
         the secret. Default: the environment variable ``PROXYFLOW_SECRET``. It is never part of a
-        proxy: set the variable in every process that reads.
+        proxy: set the variable in every process that reads or writes, workers included.
     cache
         How many bytes of payloads to keep for the next reader, as ``"64 MiB"`` or a number. Only
         for stores that do not map their objects, by default 256 MiB. What has been evicted leaves
@@ -117,6 +118,11 @@ class Store:
     ) -> None:
         if url is not None and connector is not None:
             raise ConfigError("a store has a URL or a connector, not both")
+        if connector is not None and not is_connector(connector):
+            raise ConfigError(
+                f"not a connector: {connector!r}",
+                remedy="give an object with the methods of proxyflow.connectors.protocol.Connector",
+            )
         parsed = as_url(url) if connector is None else None
         options = StoreOptions.read(
             parsed, compress=compress, verify=verify, secret=secret, cache=cache
@@ -337,7 +343,15 @@ class Store:
         return self.proxy_from_key(self.put(obj), obj)
 
     def proxy_batch(self, objs: Iterable[T], *, skip_nonproxiable: bool = False) -> list[Proxy[T]]:
-        """Store several objects and return their proxies in the same order."""
+        """Store several objects and return their proxies in the same order.
+
+        Parameters
+        ----------
+        objs
+            The objects; a proxy among them stays as it is.
+        skip_nonproxiable
+            Return ``None``, ``True`` and ``False`` as they are instead of refusing them.
+        """
         made: list[Any] = list(objs)
         places = [at for at, obj in enumerate(made) if not _goes_as_it_is(obj, skip_nonproxiable)]
         for at in places:
@@ -395,7 +409,7 @@ class Store:
         return Proxy(StoreFileFactory(self.recipe, path, loader), facts_of(loader, kind))
 
     def open_file(self, path: str) -> IO[bytes]:
-        """Open a file that lies in this store, for reading; see :meth:`proxy_file`."""
+        """Open the file at `path` in this store, for reading; see :meth:`proxy_file`."""
         return self._file_opener().open_file(path)
 
     def _file_opener(self) -> FileOpener:
@@ -434,6 +448,18 @@ class Store:
         """Return a stream of this session: objects in at one end, proxies out at the other.
 
         See :class:`proxyflow.stream.Stream`; raises what making one raises.
+
+        Parameters
+        ----------
+        name
+            Which stream of the session.
+        group
+            The group to consume for; ``"default"`` if none is named.
+        maxsize
+            How many objects there may be that some group has yet to acknowledge; `append` waits.
+        lease
+            Seconds after which an item is given back though its consumer may be alive; for stores
+            that several hosts share.
 
         Examples
         --------

@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.py"
+DASK = QUICKSTART.with_name("dask_quickstart.py")
 
 
-def quickstart(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def quickstart(
+    tmp_path: Path, *arguments: object, program: Path = QUICKSTART
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(QUICKSTART), *map(str, arguments)],
+        [sys.executable, str(program), *map(str, arguments)],
         env={**os.environ, "PROXYFLOW_STORE": f"file://{tmp_path}/store"},
         capture_output=True,
         text=True,
@@ -57,6 +60,21 @@ def test_large_image_is_scaled_down(tmp_path: Path) -> None:
     assert "5200 x 52:" in done.stdout.splitlines()[0]
 
 
+def test_sweep_over_an_image_in_dask(tmp_path: Path) -> None:
+    """The three ways agree, the scheduler holds nothing of the proxied one, and nothing is left."""
+    image = photograph(tmp_path / "small.png", 120, 80)
+    done = quickstart(tmp_path, image, "--tasks", 4, "--workers", 2, program=DASK)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{113 * 73:,} patches, 6 MB"
+    ways = [line.split() for line in lines[-3:]]
+    assert [way[0] for way in ways] == ["plain", "scatter", "ProxyPlugin"]
+    assert [way[-2] for way in ways] == ["yes"] * 3
+    assert [way[-1] for way in ways] == ["-", "-", "0"]
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("program", [QUICKSTART, DASK], ids=lambda program: program.stem)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,10 +85,12 @@ def test_large_image_is_scaled_down(tmp_path: Path) -> None:
         (["--workers", "-1"], "at least one task and one worker"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_used_is_named(
+    tmp_path: Path, program: Path, arguments: list[str], message: str
+) -> None:
     photograph(tmp_path / "tiny.png", 5, 50)
     arguments = [str(tmp_path / a) if a.endswith(".png") else a for a in map(str, arguments)]
-    done = quickstart(tmp_path, *arguments)
+    done = quickstart(tmp_path, *arguments, program=program)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from proxyflow import Proxy, Store, extract, is_resolved, proxy_url
-from proxyflow.errors import ConfigError, UnsupportedError
+from proxyflow.errors import ConfigError, MissingDependencyError, UnsupportedError
 from proxyflow.storage.filespace import LocalDataStoreConfig, Workspace
 from proxyflow_futures import ProxyExecutor
 
@@ -103,6 +104,16 @@ def test_what_only_looks_like_a_password_is_none() -> None:
     proxy_url("s3://bucket/a:b@c")
     proxy_url("s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/key@2")
     proxy_url("ftp://me@host/file", storage_options={"password": "$FTP_PASSWORD"})
+
+
+def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be fsspec, or what fsspec reaches that URL with; then fsspec is not the remedy."""
+    with pytest.raises(MissingDependencyError, match="dropboxdrivefs") as caught:
+        extract(proxy_url("dropbox://folder/x"))
+    assert caught.value.remedy is None
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingDependencyError, match="pip install fsspec"):
+        extract(proxy_url("/some/x"))
 
 
 def test_secrets_are_named_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

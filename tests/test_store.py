@@ -255,6 +255,20 @@ def test_a_store_has_a_url_or_a_connector() -> None:
         Store("memory://", connector=connector)
 
 
+@pytest.mark.parametrize("url", [7, b"memory://", ["memory://"]])
+def test_what_is_no_url_is_refused(url: Any) -> None:
+    """By an error that shows it, not by one from the depths of URL parsing."""
+    with pytest.raises(ConfigError, match="neither the URL"):
+        Store(url)
+
+
+@pytest.mark.parametrize("connector", ["memory://", object(), MemoryConnector])
+def test_what_is_no_connector_is_refused(connector: Any) -> None:
+    """Its class is none either: it has all the methods, and fails at the first call of one."""
+    with pytest.raises(ConfigError, match="not a connector"):
+        Store(connector=connector)
+
+
 def test_a_refused_option_opens_nothing(tmp_path: Path) -> None:
     for options in ({"cache": "much"}, {"secret": ""}, {"secret": 5}):
         with pytest.raises(ConfigError):

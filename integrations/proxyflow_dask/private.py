@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias
 
 from distributed import Client, Scheduler, Worker
+from distributed.core import Status
 from distributed.protocol.pickle import dumps, loads
 
 from proxyflow.errors import MissingDependencyError, UnsupportedError
@@ -91,6 +92,7 @@ _SCHEDULER = (
 # As which client the scheduler itself wants what is fire-and-forget.
 _FORGETTING = "fire-and-forget"
 _DONE = ("memory", "erred")
+_CLOSING = frozenset({Status.closing, Status.closed, Status.failed})
 
 
 def check_client(client: Client) -> None:
@@ -160,7 +162,7 @@ def forget_topic(scheduler: Scheduler, topic: str) -> None:
 
 
 async def dismiss_workers(scheduler: Scheduler, plugin: str) -> None:
-    """Remove a plugin from all workers, those that are closing included.
+    """Remove a plugin from all workers; those that are closing do so by themselves.
 
     The scheduler's own way tells a worker to remove what it may just have removed as it closes,
     and the worker reports that as an error.
@@ -171,6 +173,9 @@ async def dismiss_workers(scheduler: Scheduler, plugin: str) -> None:
 
 
 def _dismiss(plugin: str, dask_worker: Worker) -> None:
+    if dask_worker.status in _CLOSING:
+        # It has made its list of plugins to remove, and reports one that is gone by then.
+        return
     part = dask_worker.plugins.pop(plugin, None)
     if part is not None:
         part.teardown(dask_worker)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import dask
 
 from proxyflow.boundary import check_resolve
+from proxyflow.config import as_url
 from proxyflow.errors import ConfigError
 from proxyflow.policy import Policy
 from proxyflow.store import Store
@@ -65,7 +66,7 @@ class Settings(NamedTuple):
         if store is None:
             store = configured.get("store")
         if isinstance(store, os.PathLike):
-            store = f"file://{os.path.abspath(store)}"
+            store = str(as_url(store))
         policy = Policy.of(configured.get("threshold") if threshold is None else threshold)
         resolve = configured.get("resolve", "auto") if resolve is None else resolve
         results = configured.get("results", False) if results is None else results

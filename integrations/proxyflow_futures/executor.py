@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from proxyflow.boundary import check_resolve
+from proxyflow.errors import ConfigError
 from proxyflow.policy import Policy
 from proxyflow.store import Store
 from proxyflow.submission import Submitter, shares_memory, worker_count
@@ -42,6 +44,11 @@ class ProxyExecutor(Executor):
     results
         Whether a large result comes back through the store as well.
 
+    Raises
+    ------
+    ConfigError
+        If an argument makes no sense.
+
     Examples
     --------
     >>> from concurrent.futures import ProcessPoolExecutor
@@ -60,12 +67,12 @@ class ProxyExecutor(Executor):
         resolve: str = "auto",
         results: bool = True,
     ) -> None:
+        _check(executor, store)
+        rule, resolve = Policy.of(policy), check_resolve(resolve)
         self._executor = executor
         self._shared = shares_memory(executor) and policy is None
         self._owns_store = store is None
-        self._submitter = Submitter(
-            Store() if store is None else store, Policy.of(policy), resolve, results
-        )
+        self._submitter = Submitter(Store() if store is None else store, rule, resolve, results)
 
     @property
     def store(self) -> Store:
@@ -141,3 +148,11 @@ class ProxyExecutor(Executor):
         finally:
             if self._owns_store:
                 self.store.close()
+
+
+def _check(executor: object, store: object) -> None:
+    """Refuse at once what would otherwise fail with the first task, or in another thread."""
+    if isinstance(executor, type) or not hasattr(executor, "submit"):
+        raise ConfigError(f"not an executor: {executor!r}")
+    if store is not None and not isinstance(store, Store):
+        raise ConfigError(f"not a store: {store!r}", remedy="give Store(url)")

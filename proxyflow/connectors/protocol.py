@@ -36,6 +36,7 @@ __all__ = [
     "StoredObject",
     "Sweeper",
     "ViewReader",
+    "is_connector",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -83,6 +84,11 @@ class Connector(Protocol):
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Return a connector for the configuration of another one."""
         ...
+
+
+def is_connector(obj: object) -> bool:
+    """Return whether an object is a connector; a class of connectors is none."""
+    return isinstance(obj, Connector) and not isinstance(obj, type)
 
 
 @runtime_checkable

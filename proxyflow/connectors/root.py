@@ -7,14 +7,27 @@ that something else has been put into, is never removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError
 
-__all__ = ["MARK", "as_directory", "check_local", "in_memory", "make_root", "remove_root"]
+__all__ = [
+    "MARK",
+    "MOST_REMOVALS",
+    "as_directory",
+    "check_local",
+    "in_memory",
+    "make_root",
+    "remove_root",
+    "vanishes",
+]
 
 MARK = ".made-by-proxyflow"
+
+MOST_REMOVALS = 1000
+"""How often others may remove a directory that is being made before we take it for impossible."""
 
 
 def as_directory(path: str) -> str:
@@ -48,8 +61,14 @@ def check_local(url: StoreURL, options: frozenset[str]) -> None:
 
 
 def make_root(root: str) -> None:
-    """Make the directory (mode 0700) unless it exists."""
-    while True:
+    """Make the directory (mode 0700) unless it exists.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    for _ in range(MOST_REMOVALS):
         try:
             os.makedirs(root, 0o700)
         except FileExistsError:
@@ -58,6 +77,18 @@ def make_root(root: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             _mark(root)
             return
+    raise vanishes(root)
+
+
+def vanishes(directory: str) -> FileNotFoundError:
+    """Return the error for a directory that is not there however often it is made.
+
+    A link to nothing exists when it is to be made and does not when it is to be used; in /proc
+    nothing can be made, and the kernel calls that missing.
+    """
+    return FileNotFoundError(
+        errno.ENOENT, "there is no directory and none can be made (a link to nothing?)", directory
+    )
 
 
 def remove_root(root: str) -> None:

@@ -33,7 +33,7 @@ from proxyflow.connectors.owner import (
     try_lock,
     write_record,
 )
-from proxyflow.connectors.root import make_root, remove_root
+from proxyflow.connectors.root import MOST_REMOVALS, make_root, remove_root, vanishes
 from proxyflow.errors import StoreClosedError, StoreError, StoreFullError, StoreUnreachableError
 from proxyflow.periodic import Periodic
 from proxyflow.storage import arena
@@ -60,7 +60,6 @@ OLD = ".old-"
 RENEWAL = 60.0
 
 # How often a session is begun anew because its root vanished with the last session in it.
-_TRIES = 100
 
 
 def new_name(length: int) -> str:
@@ -352,14 +351,13 @@ os.register_at_fork(after_in_child=_owned.forget_after_fork)
 
 def _make_unfinished(root: str, name: str) -> str:
     path = os.path.join(root, NEW + name)
-    # The root may vanish in between, with the last session but this. Where nothing can be made at
-    # all, in /proc or in the directory of an automounter, the answer is the same one.
-    for _ in range(_TRIES):
+    for _ in range(MOST_REMOVALS):
         make_root(root)
+        # The root may vanish in between, with the last session but this.
         with contextlib.suppress(FileNotFoundError):
             os.mkdir(path, 0o700)
             return path
-    raise FileNotFoundError(errno.ENOENT, "nothing can be made in this directory", root)
+    raise vanishes(root)
 
 
 def open_directory(path: str, within: int | None = None) -> int:

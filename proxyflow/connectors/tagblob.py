@@ -43,6 +43,10 @@ _BLOB = 64 << 20
 _PARALLEL = 4
 _TYPE = "application/x-proxyflow"
 
+# What a URL may say besides: a server has its own volumes, only object storage an endpoint.
+_VOLUMES = frozenset({"volumes", "replicas"})
+_OPTIONS = {"disco": frozenset({"replicas"}), "ddfs+s3": _VOLUMES | {"endpoint"}}
+
 
 class TagBlobConnector:
     """Objects in a tag/blob store behind a server or in object storage.
@@ -111,7 +115,7 @@ class TagBlobConnector:
     @classmethod
     def from_url(cls, url: StoreURL) -> Any:
         """Return the connector that ``disco://host:port?replicas=2#session`` names."""
-        url.check_options(frozenset({"volumes", "replicas", "endpoint"}))
+        url.check_options(_OPTIONS.get(url.scheme, _VOLUMES))
         counts = {name: _count(url, name) for name in ("volumes", "replicas")}
         place = str(url.replace(options={}, session=None))
         return cls(place, url.session, endpoint=url.options.get("endpoint"), **counts)

@@ -179,13 +179,15 @@ def _choose_digester(flags: int, secret: bytes | None) -> Digester:
         if flags:
             raise AuthenticationError(
                 "the payload is authenticated and no secret is known to check it with",
-                remedy="open the store with the secret it was written with",
+                remedy="open the store with the secret it was written with: set PROXYFLOW_SECRET "
+                "in every process of the run",
             )
         return _CHECKSUM
     if not flags:
         raise AuthenticationError(
             "the payload is not authenticated, so anybody may have written it",
-            remedy="write it with the secret, or open the store without one to trust its content",
+            remedy="write it with the secret (set PROXYFLOW_SECRET in every process of the run), "
+            "or open the store without one to trust its content",
         )
     return Mac(secret)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyflow.connectors import open_url
 from proxyflow.connectors.file import FileConnector, FileKey
 from proxyflow.errors import (
     ConfigError,
@@ -322,9 +323,19 @@ def test_a_file_in_place_of_the_directory_is_named(outside: Path) -> None:
         FileConnector(str(outside.parent / ("n" * 300)))
 
 
+@pytest.mark.parametrize("scheme", ["file", "maildir"])
+def test_a_link_to_nothing_is_an_error_and_not_waited_for(tmp_path: Path, scheme: str) -> None:
+    """A directory that is "there" when it is made and missing when it is used is given up."""
+    link = tmp_path / "scratch"
+    link.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(StoreUnreachableError, match="link to nothing"):
+        open_url(f"{scheme}://{link}")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
 @pytest.mark.parametrize("directory", ["/proc", "/proc/nowhere"])
-def test_a_directory_in_which_nothing_can_be_made(directory: str) -> None:
-    """Such a file system says what a directory that is just being removed says, but for ever."""
+def test_where_no_directory_can_be_made_the_store_says_so(directory: str) -> None:
+    """The kernel calls what cannot be made in /proc missing, which is no reason to try forever."""
     with pytest.raises(StoreUnreachableError, match=f"cannot start a session: .*{directory}"):
         FileConnector(directory)
 

@@ -112,6 +112,9 @@ def test_an_import_path_that_leads_nowhere_is_refused(path: str) -> None:
         ("file:///tmp/a%00b", "not the name of a directory"),
         ("file:///tmp/x?cache=much", "cache='much'"),
         ("memory://?verify=perhaps", "neither yes nor no"),
+        ("disco://host:1?volumes=3", "unknown option 'volumes'"),
+        ("disco://host:1?endpoint=http://x", "unknown option 'endpoint'"),
+        ("ddfs+file:///tmp/x?endpoint=http://x", "unknown option 'endpoint'"),
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused(url: str, what: str) -> None:

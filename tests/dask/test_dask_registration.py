@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from dask_shop import HERE, ROOT, Cluster, Shop, until
 from distributed import Client, LocalCluster
+from distributed.core import Status
 
 from proxyflow import Store
 from proxyflow.errors import (
@@ -26,6 +28,7 @@ from proxyflow.errors import (
 )
 from proxyflow_dask import ProxyPlugin, private
 from proxyflow_dask.attachment import Attachment
+from proxyflow_dask.worker import WorkerPart
 
 N = 50_000
 
@@ -213,6 +216,17 @@ def test_workers_that_close_do_not_complain(shared_cluster: Cluster, store_url: 
         assert not [text for text in lines if name in text and "failed" in text]
 
 
+def test_a_worker_that_is_closing_removes_its_plugins_itself() -> None:
+    """It is then about to remove each that it had, and what is gone by then is an error in its log.
+
+    That comes to light where client and cluster close together, as at the end of a program.
+    """
+    part = WorkerPart("session", ("url", "file:///nowhere"))
+    worker: Any = SimpleNamespace(status=Status.closing, plugins={part.name: part})
+    private._dismiss(part.name, worker)
+    assert worker.plugins == {part.name: part}
+
+
 def test_a_cluster_of_threads(store_url: str) -> None:
     """Scheduler, workers and client in one process share one store."""
     with (
@@ -382,6 +396,19 @@ def test_a_directory_or_an_open_store(shared_cluster: Cluster, tmp_path: Path) -
             until(lambda: not list(store.scan()))
         assert store.get(store.put("still open")) == "still open"
     with Client(shared_cluster.address) as client:
-        client.register_plugin(ProxyPlugin(tmp_path / "theirs"))
-        assert (tmp_path / "theirs").is_dir()
+        # What would end the path in a URL, or be read as a code, is a name like any other.
+        client.register_plugin(ProxyPlugin(tmp_path / "theirs #1? 100%41"))
+        assert (tmp_path / "theirs #1? 100%41").is_dir()
     assert "theirs" in repr(ProxyPlugin(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("name", ["proxyflow_dask", "proxyflow_dask.preload"])
+@pytest.mark.parametrize("missing", ["dask", "distributed"])
+def test_without_dask_the_import_says_what_to_install(name: str, missing: str) -> None:
+    """Who has installed proxyflow alone learns the name of the extra, not that of a module."""
+    program = f"import sys; sys.modules[{missing!r}] = None; import {name}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "MissingDependencyError" in done.stderr
+    assert "pip install 'proxyflow[dask]'" in done.stderr

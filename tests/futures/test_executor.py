@@ -8,6 +8,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import futures_tasks as tasks
@@ -17,6 +18,7 @@ from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store, get_factory, is_resolved
 from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.errors import AuthenticationError, ConfigError
 from proxyflow_futures import ProxyExecutor
 
 Pair = namedtuple("Pair", "first second")
@@ -278,6 +280,42 @@ def test_many_threads_and_processes_on_one_store(store: Store) -> None:
 def test_unknown_option_is_refused(store: Store, resolve: str) -> None:
     with pytest.raises(ValueError, match="resolve="):
         ProxyExecutor(ThreadPoolExecutor(1), store, resolve=resolve)
+
+
+@pytest.mark.parametrize("store", ["file:///dev/shm/run1", ThreadPoolExecutor(1)])
+def test_what_is_no_store_is_refused_at_once(store: Any) -> None:
+    """And not when the first task is submitted."""
+    with pytest.raises(ConfigError, match="not a store"):
+        ProxyExecutor(ThreadPoolExecutor(1), store)
+
+
+@pytest.mark.parametrize("executor", [4, ThreadPoolExecutor])
+def test_what_is_no_executor_is_refused_at_once(executor: Any) -> None:
+    with pytest.raises(ConfigError, match="not an executor"):
+        ProxyExecutor(executor)
+
+
+def test_workers_that_lack_the_secret_are_told_how_to_get_it(
+    tmp_path: Path, array: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They open the store by themselves, so what helps is a variable and no argument."""
+    monkeypatch.delenv("PROXYFLOW_SECRET", raising=False)
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    with (
+        Store(tmp_path / "store", secret="known here") as store,
+        ProxyExecutor(pool, store, policy=LARGE) as executor,
+        pytest.raises(AuthenticationError, match="set PROXYFLOW_SECRET in every process"),
+    ):
+        executor.submit(tasks.total, array).result()
+
+
+def test_a_refused_argument_opens_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There would be nobody to close it."""
+    monkeypatch.setenv("PROXYFLOW_STORE", str(tmp_path.as_uri()) + "/run")
+    for wrong in ({"policy": "much"}, {"resolve": "sometimes"}):
+        with pytest.raises(ConfigError):
+            ProxyExecutor(ThreadPoolExecutor(1), **wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_submitting_is_no_slower_for_large_lists_of_numbers(

@@ -195,7 +195,9 @@ def _open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
         import fsspec  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError(
-            "volumes that are not local need fsspec", store=url, remedy="pip install fsspec"
+            "volumes that are not local need fsspec",
+            store=url,
+            remedy="pip install fsspec, and s3fs where they are in S3",
         ) from error
     scheme = url.partition("://")[0]
     try:
@@ -204,7 +206,11 @@ def _open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
             scheme, use_listings_cache=False, skip_instance_cache=True, **options
         )
     except ImportError as error:
-        raise MissingDependencyError(str(error), store=url) from error
+        raise MissingDependencyError(
+            f"fsspec cannot open {scheme}:// volumes: {error}",
+            store=url,
+            remedy="pip install s3fs" if scheme == "s3" else None,
+        ) from error
     except ValueError as error:
         raise ConfigError(f"fsspec does not know this: {error}", store=url) from error
 

@@ -53,6 +53,11 @@ class LocalArea:
             os.makedirs(self.root, mode=0o700, exist_ok=True)
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.root) from error
+        except FileNotFoundError as error:
+            # A link to nothing on the way, or /proc. Missing is what a blob is, not a store.
+            raise NotADirectoryError(
+                errno.ENOTDIR, "No directory can be made there", self.root
+            ) from error
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"

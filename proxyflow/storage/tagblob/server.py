@@ -156,7 +156,12 @@ def _parser() -> argparse.ArgumentParser:
         " (default: %(default)s)",
     )
     add("--uploads", type=int, default=limits.uploads, help="at a time (default: %(default)s)")
-    add("--gc-interval", type=float, default=6 * 3600, help="seconds; 0 for none")
+    add(
+        "--gc-interval",
+        type=float,
+        default=6 * 3600,
+        help="seconds; 0 for none (default: %(default)s)",
+    )
     add("--gc-grace", type=float, default=24 * 3600, help="seconds (default: %(default)s)")
     return parser
 
@@ -184,16 +189,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     from aiohttp import web
 
-    logger.info("serving %s on %s:%d", engine.master, args.host, args.port)
-    # The access log would hold one line per blob; what goes wrong is logged anyway.
-    web.run_app(
-        app,
-        host=args.host,
-        port=args.port,
-        print=None,
-        access_log=None,
-        shutdown_timeout=_LAST_WORDS,
-    )
+    def serving(_: str) -> None:
+        logger.info("serving %s on %s:%d", engine.master, args.host, args.port)
+
+    try:
+        # The access log would hold one line per blob; what goes wrong is logged anyway.
+        web.run_app(
+            app,
+            host=args.host,
+            port=args.port,
+            print=serving,
+            access_log=None,
+            shutdown_timeout=_LAST_WORDS,
+        )
+    except (OSError, OverflowError) as error:
+        # A port that is taken or is none, a host that is not this one.
+        logger.error("cannot listen on %s:%d: %s", args.host, args.port, error)
+        return 1
     return 0
 
 

@@ -23,6 +23,7 @@ from proxyflow.storage.tagblob import (
     BlobNotFound,
     ConfigError,
     DDFSError,
+    MissingDependencyError,
     StoreFull,
     Unavailable,
     versions,
@@ -368,6 +369,23 @@ except MissingDependencyError as error:
         assert done.returncode == 7, done.stderr
     else:
         assert b"pip install aiohttp" in done.stderr
+
+
+def test_a_package_that_fsspec_lacks_is_named_with_the_store() -> None:
+    """The message of fsspec itself says neither for what, nor which of several stores."""
+    with pytest.raises(
+        MissingDependencyError, match=r"dropbox:// volumes: .*dropboxdrivefs"
+    ) as told:
+        DDFS("dropbox://folder")
+    assert "store dropbox://folder" in str(told.value)
+
+
+@pytest.mark.parametrize("place", ["link", "link/below"])
+def test_a_link_to_nothing_is_no_place_for_a_store(tmp_path: Path, place: str) -> None:
+    """It is reported as a store that cannot be reached, not as a blob that is missing."""
+    (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(Unavailable, match="directory"):
+        DDFS(f"file://{tmp_path}/{place}")
 
 
 # -- blobs and volumes ------------------------------------------------------------------------

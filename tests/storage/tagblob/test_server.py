@@ -513,6 +513,28 @@ def test_a_root_that_makes_no_sense_ends_the_program(arguments: list[str]) -> No
     assert server.main(arguments) == 1
 
 
+@pytest.mark.parametrize("place", ["a port that is taken", "no port", "no host"])
+def test_a_place_where_it_cannot_listen_ends_the_program(tmp_path: Path, place: str) -> None:
+    """In one line that names the place, which is not said to be served before."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        options = {
+            "a port that is taken": ["--port", taken],
+            "no port": ["--port", "99999"],
+            "no host": ["--host", "192.0.2.1", "--port", taken],
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", server.__name__, "--root", f"file://{tmp_path}/s"]
+            + options[place],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"cannot listen on {'192.0.2.1' if place == 'no host' else '127.0.0.1'}:" in done.stderr
+
+
 # -- the client's connections -----------------------------------------------------------------
 
 
