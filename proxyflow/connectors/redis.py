@@ -17,6 +17,7 @@ from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.redislayout import (
     EVICT,
+    GIVE_UP,
     PART,
     SHOW,
     Head,
@@ -189,9 +190,7 @@ class RedisConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
-        key = self.new_key()
-        self._write({key: flat(frames)})
-        return key
+        return self.put_frames_batch([frames])[0]
 
     def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects, small ones in one round trip; all of them or none."""
@@ -200,7 +199,7 @@ class RedisConnector:
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
         objects = {self.new_key(): flat(frames) for frames in objs}
-        self._write(objects)
+        self._write(objects, _heads(objects))
         return list(objects)
 
     def set(self, key: SessionKey, obj: Buffer) -> None:
@@ -210,29 +209,29 @@ class RedisConnector:
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, and tell those who wait for it."""
         self._locate(key)
+        objects = {key: flat(frames)}
+        heads = _heads(objects)
         replies = self._write(
-            {key: flat(frames)},
+            objects,
+            heads,
             before=[[b"HGET", hash_of(key.session), object_field(key)]],
             after=[[b"PUBLISH", _channel(key), b"set"]],
         )
         replaced = Head.read(replies[0] or b"")
-        if replaced is not None:
+        # Sent once more over another connection, the commands find what they have written before.
+        if replaced is not None and replaced.number != heads[key].number:
             self._unlink(replaced.parts(key))
 
     def _write(
         self,
         objects: dict[SessionKey, list[memoryview]],
+        heads: dict[SessionKey, Head],
         before: Sequence[Command] = (),
         after: Sequence[Command] = (),
     ) -> list[Any]:
         """Write objects, with other commands before and after they become visible."""
         if not objects:
             return []
-        now = time.time()
-        heads = {
-            key: Head.new(sum([piece.nbytes for piece in pieces]), now)
-            for key, pieces in objects.items()
-        }
         first = next(iter(objects))
         hash_ = hash_of(first.session)
         try:
@@ -285,7 +284,8 @@ class RedisConnector:
         for key, head in heads.items():
             try:
                 self._unlink(head.parts(key))
-                self._session.exchange([[b"HDEL", hash_of(key.session), object_field(key)]], key)
+                hash_, field = hash_of(key.session), object_field(key)
+                self._session.exchange([[b"EVAL", GIVE_UP, 1, hash_, field, head.pack()]], key)
             except ConnectionError:
                 # What is left is seen by nobody, and expires.
                 return
@@ -404,6 +404,15 @@ class RedisConnector:
     def _locate(self, key: SessionKey) -> None:
         self._session.check_open(key)
         check_key(key, self._session.url)
+
+
+def _heads(objects: dict[SessionKey, list[memoryview]]) -> dict[SessionKey, Head]:
+    """Return the heads of objects that are about to be written."""
+    now = time.time()
+    return {
+        key: Head.new(sum([piece.nbytes for piece in pieces]), now)
+        for key, pieces in objects.items()
+    }
 
 
 def _channel(key: SessionKey) -> bytes:

@@ -21,6 +21,7 @@ from proxyflow.connectors.sessionkey import SessionKey
 __all__ = [
     "END",
     "EVICT",
+    "GIVE_UP",
     "INLINE",
     "PART",
     "PREFIX",
@@ -76,18 +77,40 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 )
 """Script that removes an object with its parts. Key: the hash; argument: the field."""
 
-RENEW = (
+GIVE_UP = (
+    b"""
+local head = redis.call('HGET', KEYS[1], ARGV[1])
+if not head or string.sub(head, 1, %d) ~= ARGV[2] then return 0 end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+    % _HEAD_SIZE
+)
+"""Script that takes back an object, but not one of another write. Key: the hash; arguments: the
+field and the head."""
+
+# Only heads are fetched: all the small objects at once would take as much memory again.
+_ALL_PARTS = (
     _PARTS_OF
     + b"""
-if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'o:' then
-    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do
-      redis.call('PEXPIRE', part, ARGV[1])
+local function all_parts(hash)
+  local found = {}
+  for _, field in ipairs(redis.call('HKEYS', hash)) do
+    if string.sub(field, 1, 2) == 'o:' and redis.call('HSTRLEN', hash, field) == %d then
+      local head = redis.call('HGET', hash, field)
+      for _, part in ipairs(parts_of(hash, field, head)) do found[#found + 1] = part end
     end
   end
+  return found
 end
+"""
+    % _HEAD_SIZE
+)
+
+RENEW = (
+    _ALL_PARTS
+    + b"""
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
+for _, part in ipairs(all_parts(KEYS[1])) do redis.call('PEXPIRE', part, ARGV[1]) end
 return 1
 """
 )
@@ -95,15 +118,10 @@ return 1
 milliseconds."""
 
 END = (
-    _PARTS_OF
+    _ALL_PARTS
     + b"""
 if redis.call('HINCRBY', KEYS[1], 'holders', -1) > 0 then return 0 end
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'o:' then
-    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do redis.call('UNLINK', part) end
-  end
-end
+for _, part in ipairs(all_parts(KEYS[1])) do redis.call('UNLINK', part) end
 return redis.call('UNLINK', KEYS[1])
 """
 )

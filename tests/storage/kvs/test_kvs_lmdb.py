@@ -19,6 +19,7 @@ import lmdb
 import pytest
 
 from proxyflow.storage import kvs
+from proxyflow.storage.kvs.engines import lmdb_environment
 
 MIB = 1024 * 1024
 
@@ -62,6 +63,28 @@ def test_removed_values_leave_room_for_others(lmdb_url: str, tmp_path: Path) -> 
     assert (tmp_path / "kvs" / "data.mdb").stat().st_size < 40 * MIB
     with lmdb.open(str(tmp_path / "kvs"), readonly=True) as environment:
         assert environment.stat()["entries"] == 0
+
+
+def test_a_reader_that_was_killed_keeps_no_room(
+    lmdb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages it was looking at are used again, instead of the file growing for ever."""
+    monkeypatch.setattr(lmdb_environment, "FIRST_MAP_BYTES", 16 * MIB)
+    put(lmdb_url, "a", MIB)
+
+    def die_reading() -> None:
+        with lmdb.open(str(tmp_path / "kvs")) as environment, environment.begin():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with kvs.open(lmdb_url) as handle:
+        process = multiprocessing.get_context("fork").Process(target=die_reading)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        for _ in range(40):
+            kvs.put(handle, "a", bytes(MIB))
+            kvs.commit(handle)
+    assert (tmp_path / "kvs" / "data.mdb").stat().st_size <= 16 * MIB
 
 
 def in_child(body: Callable[[], None]) -> None:
