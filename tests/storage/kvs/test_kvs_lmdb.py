@@ -72,15 +72,21 @@ def test_a_reader_that_was_killed_keeps_no_room(
     monkeypatch.setattr(lmdb_environment, "FIRST_MAP_BYTES", 16 * MIB)
     put(lmdb_url, "a", MIB)
 
-    def die_reading() -> None:
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def read() -> None:
         with lmdb.open(str(tmp_path / "kvs")) as environment, environment.begin():
-            os.kill(os.getpid(), signal.SIGKILL)
+            send.send("reading")
+            signal.pause()
 
     with kvs.open(lmdb_url) as handle:
-        process = multiprocessing.get_context("fork").Process(target=die_reading)
+        process = multiprocessing.get_context("fork").Process(target=read)
         process.start()
+        assert receive.recv() == "reading"
+        # Whoever opens the database clears the slots of the dead, so it has to be open before.
+        assert kvs.exists(handle, "a")
+        process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL
         for _ in range(40):
             kvs.put(handle, "a", bytes(MIB))
             kvs.commit(handle)
