@@ -40,6 +40,7 @@ from proxyflow.storage.kvs.engines.resp import Command
 __all__ = ["RedisConnector"]
 
 _PASSWORD = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_LEASE = 366 * 86400
 _PARTS_AT_ONCE = 1024
 _SMALL_REPLIES_UNDER_WAY = 64
 _KEYS_AT_ONCE = 1000
@@ -68,7 +69,7 @@ class RedisConnector:
     Raises
     ------
     ConfigError
-        If the URL makes no sense, or holds a password.
+        If the URL or the lease makes no sense, or the URL holds a password.
     StoreUnreachableError
         If there is no server, or it refuses the password.
     StoreClosedError
@@ -79,6 +80,8 @@ class RedisConnector:
 
     def __init__(self, url: str, session: str | None = None, lease: float = LEASE) -> None:
         _check_password(url)
+        if not 0 < lease <= _LONGEST_LEASE:
+            raise ConfigError(f"a lease is more than 0 seconds and at most a year, not {lease!r}")
         self._session = RedisSession(url, session, lease)
         self._make_key = SessionKeyMaker(self.session)
 

@@ -289,6 +289,13 @@ def test_no_password_travels(monkeypatch: pytest.MonkeyPatch) -> None:
             Store(url)
 
 
+@pytest.mark.parametrize("lease", ["0", "-1", "nan", "inf", "soon"])
+def test_a_lease_that_makes_no_sense(lease: str) -> None:
+    """It is refused before the server is asked; renewing it would never rest."""
+    with pytest.raises(ConfigError, match="lease"):
+        Store(f"redis://127.0.0.1:1?lease={lease}")
+
+
 # -- servers that fail -------------------------------------------------------------------------
 
 

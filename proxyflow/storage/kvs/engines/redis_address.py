@@ -17,6 +17,8 @@ __all__ = ["LOCAL", "Address"]
 
 DEFAULT_PORT = 6379
 DEFAULT_TIMEOUT = 10.0
+# The system takes no wait of more than some weeks.
+MAX_TIMEOUT = 86400.0
 
 # Over a socket of this host; redis-py knows the short one.
 LOCAL = frozenset({"redis+unix", "unix"})
@@ -80,8 +82,8 @@ class Address:
         problem = None
         if unknown or parts.fragment:
             problem = f"unknown options {sorted(unknown) or ['#']}; there is timeout"
-        elif not self.timeout > 0:
-            problem = "the timeout is more than 0 seconds"
+        elif not 0 < self.timeout <= MAX_TIMEOUT:
+            problem = f"the timeout is more than 0 and at most {MAX_TIMEOUT:g} seconds"
         elif self.database < 0:
             problem = "a database has a number from 0"
         elif self.user and not self._password:
