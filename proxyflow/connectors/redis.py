@@ -351,7 +351,10 @@ class RedisConnector:
 
     def _damaged(self, key: SessionKey) -> CorruptObjectError:
         return CorruptObjectError(
-            "something else has written to this object's fields", store=self._session.url, key=key
+            "something else has written to this object's fields, or removed its parts",
+            store=self._session.url,
+            key=key,
+            remedy="the server must not evict keys: set maxmemory-policy to noeviction",
         )
 
     def exists(self, key: SessionKey) -> bool:

@@ -154,6 +154,9 @@ def test_parts_that_are_damaged(server: RedisServer, connector: RedisConnector) 
     server.cli("SET", part, "short")
     with pytest.raises(CorruptObjectError, match="something else"):
         connector.get(key)
+    server.cli("DEL", part)
+    with pytest.raises(CorruptObjectError, match="noeviction"):
+        connector.get(key)
     other = connector.put(b"some bytes")
     name = redislayout.object_field(other).decode()
     server.cli("HSET", f"proxyflow:{connector.session}", name, "short")
