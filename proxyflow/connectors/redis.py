@@ -20,6 +20,7 @@ from proxyflow.connectors.redislayout import (
     GIVE_UP,
     PART,
     SHOW,
+    UPLOAD,
     Head,
     hash_of,
     object_field,
@@ -278,9 +279,10 @@ class RedisConnector:
             if len(pending) >= _PARTS_AT_ONCE:
                 self._session.exchange(pending, key)
                 pending = []
-            pending.append([b"SET", name, part, b"PX", lasts])
+            pending.append([b"SET", name, part, b"PX", max(UPLOAD, lasts)])
         keys = [hash_of(key.session), *names]
-        return [*pending, [b"EVAL", SHOW, len(keys), *keys, object_field(key), head.pack()]]
+        shown: Command = [b"EVAL", SHOW, len(keys), *keys, object_field(key), head.pack(), lasts]
+        return [*pending, shown]
 
     def _give_up(self, heads: dict[SessionKey, Head]) -> None:
         """Remove what a write that failed has left, if the server can be reached."""

@@ -7,7 +7,8 @@ A session is one hash, ``proxyflow:SESSION``, with the fields::
     o:NAME    an object: its head, and its bytes if they are few
 
 The bytes of other objects are strings, ``proxyflow:SESSION:NAME:NUMBER:AT``, written before the
-head; a random number tells those of one write from those of the next. They expire like the hash.
+head; a random number tells those of one write from those of the next. They expire like the hash;
+before their head is written, after `UPLOAD`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "PREFIX",
     "RENEW",
     "SHOW",
+    "UPLOAD",
     "Head",
     "hash_of",
     "object_field",
@@ -40,6 +42,9 @@ INLINE = 12 << 10
 PART = 1 << 20
 """How many bytes to a string: a server that puts a large reply together takes several times as long
 as for small ones, and none takes more than 512 MB."""
+
+UPLOAD = 3_600_000
+"""Milliseconds for which parts wait for their head: writing may take longer than a lease."""
 
 _HEAD = b"%b:%015d:%016x:"
 _HEAD_SIZE = 51
@@ -59,12 +64,14 @@ end
 
 SHOW = b"""
 for i = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 0 then return redis.error_reply('OOM a part is missing') end
+  if redis.call('PEXPIRE', KEYS[i], ARGV[3]) == 0 then
+    return redis.error_reply('OOM a part is missing')
+  end
 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
-"""Script that shows an object, if all its parts are there. Keys: the hash and the parts; arguments:
-the field and the head."""
+"""Script that shows an object, if all its parts are there; from then on they last as long as the
+session. Keys: the hash and the parts; arguments: the field, the head and the milliseconds."""
 
 EVICT = (
     _PARTS_OF

@@ -148,3 +148,33 @@ def test_ending_a_session_takes_no_memory_for_its_small_objects() -> None:
                 connector.put_batch([bytes(INLINE // 2)] * 200)
             before = peak()
         assert peak() - before < 4 * MIB
+
+
+def test_an_object_may_take_longer_to_write_than_a_lease(server: RedisServer) -> None:
+    """Over a slow link; the session is renewed by its owner meanwhile, its new parts are not."""
+
+    def serve(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as outside:
+            back = threading.Thread(target=forward, args=(outside, connection))
+            back.start()
+            while data := connection.recv(65536):
+                at = data.find(b"EVAL")
+                if at > 0:
+                    start = data.rindex(b"*", 0, at)
+                    outside.sendall(data[:start])
+                    time.sleep(3)
+                    data = data[start:]
+                outside.sendall(data)
+            outside.shutdown(socket.SHUT_WR)
+            back.join()
+
+    with RedisConnector(server.url, lease=2) as owner, listening(serve) as port:
+        far = {**owner.config(), "url": f"redis://127.0.0.1:{port}"}
+        with RedisConnector.from_config(far) as writer:
+            key = writer.put(bytes(2 * MIB))
+        part = f"proxyflow:{owner.session}:{key.name}:*"
+        names = server.cli("KEYS", part).decode().split("\r\n")[2::2]
+        assert len(names) == 2
+        # From now on they are the session's, and go with it.
+        assert all(0 < int(server.cli("PTTL", name)[1:]) <= 2000 for name in names)
+        assert owner.get(key) == bytes(2 * MIB)
