@@ -94,7 +94,7 @@ class RedisConnector:
         try:
             lease = float(url.options.get("lease", LEASE))
         except ValueError as error:
-            raise ConfigError(f"option lease of store URL {url} is no number") from error
+            raise ConfigError(f"option lease of store URL {url.shown} is no number") from error
         server = url.replace(options={**url.options, "lease": None}, session=None)
         return cls(str(server), url.session, lease)
 
@@ -108,7 +108,7 @@ class RedisConnector:
             If it has ended.
         """
         if not url.session:
-            raise ConfigError(f"{url} names no session")
+            raise ConfigError(f"{url.shown} names no session")
         connector = RedisConnector.from_url(url)
         try:
             connector._session.hold()

@@ -53,7 +53,12 @@ class RedisSession:
 
     def __init__(self, url: str, name: str | None, lease: float) -> None:
         if name is not None and not SESSION_NAME.fullmatch(name):
-            raise StoreClosedError(f"not the name of a session: {name!r}", store=url)
+            # Not shown: it may be the rest of a password that was not quoted.
+            raise StoreClosedError(
+                "what follows the # is not the name of a session",
+                store=url,
+                remedy="in a password, quote characters such as / and #",
+            )
         self.url = url
         self.lease = lease
         self.name = name or new_name(10)

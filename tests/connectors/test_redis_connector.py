@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
+from proxyflow.storage import kvs
 from tests.redis_server import RedisServer, redis_server
 
 FORK = multiprocessing.get_context("fork")
@@ -290,6 +292,29 @@ def test_no_password_travels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("SOME_PASSWORD")
         with pytest.raises(ConfigError, match="SOME_PASSWORD"):
             Store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///redis.sock?db=0&password=geheim",
+        "redis://:geheim@127.0.0.1:1/0?unknown=1",
+        "redis://:geheim@127.0.0.1:1/0?lease=soon",
+        "redis://:geheim@127.0.0.1:1/0?timeout=1&timeout=2",
+        "redis://:geheim?@127.0.0.1:1/0",
+        "redis://:#geheim@127.0.0.1:1/0",
+        "redis://:/geheim@127.0.0.1:1/0",
+        "redis:geheim@127.0.0.1",
+    ],
+)
+@pytest.mark.parametrize("opened", [Store, kvs.open])
+def test_no_error_shows_a_password_that_was_written_elsewhere(
+    opened: Callable[[str], Any], url: str
+) -> None:
+    """As redis-py takes it, as an option; or not quoted, so that the rest of the URL is another."""
+    with pytest.raises((StoreError, ConfigError, kvs.KVSError)) as refused:
+        opened(url)
+    assert "geheim" not in "".join(traceback.format_exception(refused.value, limit=0))
 
 
 @pytest.mark.parametrize("lease", ["0", "-1", "nan", "inf", "soon"])
