@@ -294,6 +294,22 @@ def test_no_password_travels(monkeypatch: pytest.MonkeyPatch) -> None:
             Store(url)
 
 
+def test_a_user_with_just_the_rights_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the page on stores names."""
+    monkeypatch.setenv("RUN_PASSWORD", "geheim")
+    with redis_server() as server:
+        rights = ("resetchannels", "~proxyflow:*", "&proxyflow:*", "+@all")
+        assert server.cli("ACL", "SETUSER", "run", "on", ">geheim", *rights) == b"+OK\r\n"
+        with Store(server.url.replace("//", "//run:$RUN_PASSWORD@")) as store:
+            key = store.put(noise(2 * MIB))
+            future = store.future(timeout=60)
+            future.set_result([1])
+            assert future.proxy() == [1]
+            assert store.wait(key, 60)
+            assert len(list(store.scan())) == 2
+            store.evict(key)
+
+
 @pytest.mark.parametrize(
     "url",
     [
