@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -58,17 +59,16 @@ class LMDBConnector(KVSConnector):
             self._directory = self._begin(url)
         else:
             self._directory = SessionDirectory.join(self._owners, session)
-        super().__init__(url, self._directory.name)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._directory.close)
+            super().__init__(url, self._directory.name)
+            undo.callback(self._handle.close)
             if session is None:
                 with translated(url):
                     kvs.namespace_create(self._handle, namespace_of(self._name))
             else:
                 self._check_session()
-        except BaseException:
-            self._directory.close()
-            self._handle.close()
-            raise
+            undo.pop_all()
 
     def _begin(self, url: str) -> SessionDirectory:
         # What dead owners left goes first; opening the database once more costs next to nothing.

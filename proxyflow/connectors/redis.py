@@ -17,8 +17,10 @@ from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.redislayout import (
     EVICT,
+    GIVE_UP,
     PART,
     SHOW,
+    UPLOAD,
     Head,
     hash_of,
     object_field,
@@ -39,6 +41,7 @@ from proxyflow.storage.kvs.engines.resp import Command
 __all__ = ["RedisConnector"]
 
 _PASSWORD = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_LEASE = 366 * 86400
 _PARTS_AT_ONCE = 1024
 _SMALL_REPLIES_UNDER_WAY = 64
 _KEYS_AT_ONCE = 1000
@@ -67,7 +70,7 @@ class RedisConnector:
     Raises
     ------
     ConfigError
-        If the URL makes no sense, or holds a password.
+        If the URL or the lease makes no sense, or the URL holds a password.
     StoreUnreachableError
         If there is no server, or it refuses the password.
     StoreClosedError
@@ -78,6 +81,8 @@ class RedisConnector:
 
     def __init__(self, url: str, session: str | None = None, lease: float = LEASE) -> None:
         _check_password(url)
+        if not 0 < lease <= _LONGEST_LEASE:
+            raise ConfigError(f"a lease is more than 0 seconds and at most a year, not {lease!r}")
         self._session = RedisSession(url, session, lease)
         self._make_key = SessionKeyMaker(self.session)
 
@@ -89,7 +94,7 @@ class RedisConnector:
         try:
             lease = float(url.options.get("lease", LEASE))
         except ValueError as error:
-            raise ConfigError(f"option lease of store URL {url} is no number") from error
+            raise ConfigError(f"option lease of store URL {url.shown} is no number") from error
         server = url.replace(options={**url.options, "lease": None}, session=None)
         return cls(str(server), url.session, lease)
 
@@ -103,7 +108,7 @@ class RedisConnector:
             If it has ended.
         """
         if not url.session:
-            raise ConfigError(f"{url} names no session")
+            raise ConfigError(f"{url.shown} names no session")
         connector = RedisConnector.from_url(url)
         try:
             connector._session.hold()
@@ -189,9 +194,7 @@ class RedisConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
-        key = self.new_key()
-        self._write({key: flat(frames)})
-        return key
+        return self.put_frames_batch([frames])[0]
 
     def put_batch(self, objs: Sequence[Buffer]) -> list[SessionKey]:
         """Store several objects, small ones in one round trip; all of them or none."""
@@ -200,7 +203,7 @@ class RedisConnector:
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
         objects = {self.new_key(): flat(frames) for frames in objs}
-        self._write(objects)
+        self._write(objects, _heads(objects))
         return list(objects)
 
     def set(self, key: SessionKey, obj: Buffer) -> None:
@@ -210,29 +213,29 @@ class RedisConnector:
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key, and tell those who wait for it."""
         self._locate(key)
+        objects = {key: flat(frames)}
+        heads = _heads(objects)
         replies = self._write(
-            {key: flat(frames)},
+            objects,
+            heads,
             before=[[b"HGET", hash_of(key.session), object_field(key)]],
             after=[[b"PUBLISH", _channel(key), b"set"]],
         )
         replaced = Head.read(replies[0] or b"")
-        if replaced is not None:
+        # Sent once more over another connection, the commands find what they have written before.
+        if replaced is not None and replaced.number != heads[key].number:
             self._unlink(replaced.parts(key))
 
     def _write(
         self,
         objects: dict[SessionKey, list[memoryview]],
+        heads: dict[SessionKey, Head],
         before: Sequence[Command] = (),
         after: Sequence[Command] = (),
     ) -> list[Any]:
         """Write objects, with other commands before and after they become visible."""
         if not objects:
             return []
-        now = time.time()
-        heads = {
-            key: Head.new(sum([piece.nbytes for piece in pieces]), now)
-            for key, pieces in objects.items()
-        }
         first = next(iter(objects))
         hash_ = hash_of(first.session)
         try:
@@ -276,16 +279,18 @@ class RedisConnector:
             if len(pending) >= _PARTS_AT_ONCE:
                 self._session.exchange(pending, key)
                 pending = []
-            pending.append([b"SET", name, part, b"PX", lasts])
+            pending.append([b"SET", name, part, b"PX", max(UPLOAD, lasts)])
         keys = [hash_of(key.session), *names]
-        return [*pending, [b"EVAL", SHOW, len(keys), *keys, object_field(key), head.pack()]]
+        shown: Command = [b"EVAL", SHOW, len(keys), *keys, object_field(key), head.pack(), lasts]
+        return [*pending, shown]
 
     def _give_up(self, heads: dict[SessionKey, Head]) -> None:
         """Remove what a write that failed has left, if the server can be reached."""
         for key, head in heads.items():
             try:
                 self._unlink(head.parts(key))
-                self._session.exchange([[b"HDEL", hash_of(key.session), object_field(key)]], key)
+                hash_, field = hash_of(key.session), object_field(key)
+                self._session.exchange([[b"EVAL", GIVE_UP, 1, hash_, field, head.pack()]], key)
             except ConnectionError:
                 # What is left is seen by nobody, and expires.
                 return
@@ -348,7 +353,10 @@ class RedisConnector:
 
     def _damaged(self, key: SessionKey) -> CorruptObjectError:
         return CorruptObjectError(
-            "something else has written to this object's fields", store=self._session.url, key=key
+            "something else has written to this object's fields, or removed its parts",
+            store=self._session.url,
+            key=key,
+            remedy="the server must not evict keys: set maxmemory-policy to noeviction",
         )
 
     def exists(self, key: SessionKey) -> bool:
@@ -404,6 +412,15 @@ class RedisConnector:
     def _locate(self, key: SessionKey) -> None:
         self._session.check_open(key)
         check_key(key, self._session.url)
+
+
+def _heads(objects: dict[SessionKey, list[memoryview]]) -> dict[SessionKey, Head]:
+    """Return the heads of objects that are about to be written."""
+    now = time.time()
+    return {
+        key: Head.new(sum([piece.nbytes for piece in pieces]), now)
+        for key, pieces in objects.items()
+    }
 
 
 def _channel(key: SessionKey) -> bytes:

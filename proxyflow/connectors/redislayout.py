@@ -7,7 +7,8 @@ A session is one hash, ``proxyflow:SESSION``, with the fields::
     o:NAME    an object: its head, and its bytes if they are few
 
 The bytes of other objects are strings, ``proxyflow:SESSION:NAME:NUMBER:AT``, written before the
-head; a random number tells those of one write from those of the next. They expire like the hash.
+head; a random number tells those of one write from those of the next. They expire like the hash;
+before their head is written, after `UPLOAD`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from proxyflow.connectors.sessionkey import SessionKey
 __all__ = [
     "END",
     "EVICT",
+    "GIVE_UP",
     "INLINE",
     "PART",
     "PREFIX",
     "RENEW",
     "SHOW",
+    "UPLOAD",
     "Head",
     "hash_of",
     "object_field",
@@ -39,6 +42,9 @@ INLINE = 12 << 10
 PART = 1 << 20
 """How many bytes to a string: a server that puts a large reply together takes several times as long
 as for small ones, and none takes more than 512 MB."""
+
+UPLOAD = 3_600_000
+"""Milliseconds for which parts wait for their head: writing may take longer than a lease."""
 
 _HEAD = b"%b:%015d:%016x:"
 _HEAD_SIZE = 51
@@ -58,12 +64,14 @@ end
 
 SHOW = b"""
 for i = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 0 then return redis.error_reply('OOM a part is missing') end
+  if redis.call('PEXPIRE', KEYS[i], ARGV[3]) == 0 then
+    return redis.error_reply('OOM a part is missing')
+  end
 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
-"""Script that shows an object, if all its parts are there. Keys: the hash and the parts; arguments:
-the field and the head."""
+"""Script that shows an object, if all its parts are there; from then on they last as long as the
+session. Keys: the hash and the parts; arguments: the field, the head and the milliseconds."""
 
 EVICT = (
     _PARTS_OF
@@ -76,18 +84,40 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 )
 """Script that removes an object with its parts. Key: the hash; argument: the field."""
 
-RENEW = (
+GIVE_UP = (
+    b"""
+local head = redis.call('HGET', KEYS[1], ARGV[1])
+if not head or string.sub(head, 1, %d) ~= ARGV[2] then return 0 end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+    % _HEAD_SIZE
+)
+"""Script that takes back an object, but not one of another write. Key: the hash; arguments: the
+field and the head."""
+
+# Only heads are fetched: all the small objects at once would take as much memory again.
+_ALL_PARTS = (
     _PARTS_OF
     + b"""
-if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'o:' then
-    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do
-      redis.call('PEXPIRE', part, ARGV[1])
+local function all_parts(hash)
+  local found = {}
+  for _, field in ipairs(redis.call('HKEYS', hash)) do
+    if string.sub(field, 1, 2) == 'o:' and redis.call('HSTRLEN', hash, field) == %d then
+      local head = redis.call('HGET', hash, field)
+      for _, part in ipairs(parts_of(hash, field, head)) do found[#found + 1] = part end
     end
   end
+  return found
 end
+"""
+    % _HEAD_SIZE
+)
+
+RENEW = (
+    _ALL_PARTS
+    + b"""
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
+for _, part in ipairs(all_parts(KEYS[1])) do redis.call('PEXPIRE', part, ARGV[1]) end
 return 1
 """
 )
@@ -95,15 +125,10 @@ return 1
 milliseconds."""
 
 END = (
-    _PARTS_OF
+    _ALL_PARTS
     + b"""
 if redis.call('HINCRBY', KEYS[1], 'holders', -1) > 0 then return 0 end
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'o:' then
-    for _, part in ipairs(parts_of(KEYS[1], all[i], all[i + 1])) do redis.call('UNLINK', part) end
-  end
-end
+for _, part in ipairs(all_parts(KEYS[1])) do redis.call('UNLINK', part) end
 return redis.call('UNLINK', KEYS[1])
 """
 )

@@ -14,7 +14,7 @@ from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.redislayout import END, PREFIX, RENEW, hash_of
 from proxyflow.connectors.session import SESSION_NAME, new_name
 from proxyflow.connectors.sessionkey import SessionKey
-from proxyflow.errors import StoreClosedError
+from proxyflow.errors import ProxyflowError, StoreClosedError
 from proxyflow.periodic import Periodic
 from proxyflow.storage.kvs.engines.redis_address import Address
 from proxyflow.storage.kvs.engines.redis_client import Client
@@ -53,7 +53,12 @@ class RedisSession:
 
     def __init__(self, url: str, name: str | None, lease: float) -> None:
         if name is not None and not SESSION_NAME.fullmatch(name):
-            raise StoreClosedError(f"not the name of a session: {name!r}", store=url)
+            # Not shown: it may be the rest of a password that was not quoted.
+            raise StoreClosedError(
+                "what follows the # is not the name of a session",
+                store=url,
+                remedy="in a password, quote characters such as / and #",
+            )
         self.url = url
         self.lease = lease
         self.name = name or new_name(10)
@@ -76,8 +81,23 @@ class RedisSession:
         """Whether this object keeps the session alive; never true in a forked child."""
         return self._holder == os.getpid()
 
-    def exchange(self, commands: Sequence[Command], key: SessionKey | None = None) -> list[Any]:
+    def exchange(
+        self,
+        commands: Sequence[Command],
+        key: SessionKey | None = None,
+        *,
+        repeatable: bool = True,
+    ) -> list[Any]:
         """Send commands in one go and return their replies.
+
+        Parameters
+        ----------
+        commands
+            What to send.
+        key
+            The object it is about.
+        repeatable
+            Whether it does no harm if the server carries them out twice.
 
         Raises
         ------
@@ -86,7 +106,7 @@ class RedisSession:
         """
         self.check_open(key)
         with translated(self.url, key):
-            return list(self.client.exchange(commands))
+            return list(self.client.exchange(commands, repeatable=repeatable))
 
     def check_open(self, key: SessionKey | None = None) -> None:
         """Raise StoreClosedError if this object has been closed."""
@@ -132,7 +152,7 @@ class RedisSession:
             [b"HINCRBY", hash_, b"holders", 1],
             [b"HEXISTS", hash_, b"owner"],
         ]
-        if not self.exchange(counted)[1]:
+        if not self.exchange(counted, repeatable=False)[1]:
             # Counting made it anew.
             self.exchange([[b"UNLINK", hash_]])
             raise self.ended()
@@ -163,7 +183,8 @@ class RedisSession:
         _held.discard(self)
         try:
             if self.owner:
-                self.exchange([[b"EVAL", END, 1, hash_of(self.name)]])
+                # Counted twice, it would end what others hold.
+                self.exchange([[b"EVAL", END, 1, hash_of(self.name)]], repeatable=False)
         finally:
             self.closed = True
             self.client.close()
@@ -194,29 +215,35 @@ class _Held:
 
     def __init__(self) -> None:
         self._sessions: WeakSet[RedisSession] = WeakSet()
-        self._renewals: dict[float, Periodic] = {}
+        # A server that does not answer must not keep the sessions on others from being renewed.
+        self._renewals: dict[tuple[str, float], Periodic] = {}
         # They are the parent's.
         os.register_at_fork(after_in_child=self._sessions.clear)
 
     def add(self, session: RedisSession) -> None:
         self._sessions.add(session)
-        interval = session.renewal_interval
-        if interval not in self._renewals:
-            self._renewals[interval] = Periodic(
-                "proxyflow-redis-renewal", interval, lambda: self._renew(interval)
+        server, interval = session.url, session.renewal_interval
+        if (server, interval) not in self._renewals:
+            self._renewals[server, interval] = Periodic(
+                "proxyflow-redis-renewal", interval, lambda: self._renew(server, interval)
             )
-        self._renewals[interval].ensure_running()
+        self._renewals[server, interval].ensure_running()
 
     def discard(self, session: RedisSession) -> None:
         self._sessions.discard(session)
 
-    def _renew(self, interval: float) -> bool:
-        found = [each for each in list(self._sessions) if each.renewal_interval == interval]
+    def _renew(self, server: str, interval: float) -> bool:
+        found = [
+            each
+            for each in list(self._sessions)
+            if (each.url, each.renewal_interval) == (server, interval)
+        ]
         for session in found:
             try:
                 session.renew()
-            except (StoreClosedError, ConnectionError):
-                # A server that cannot be reached now is asked again before the lease is over.
+            except ProxyflowError:
+                # A server that cannot be reached, or refuses for now (its disk is full, it is about
+                # to become a replica), is asked again before the lease is over.
                 continue
         return bool(found)
 

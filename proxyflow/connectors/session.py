@@ -59,8 +59,6 @@ OLD = ".old-"
 # How often an owner touches its record, for hosts that cannot see its lock (seconds).
 RENEWAL = 60.0
 
-# How often a session is begun anew because its root vanished with the last session in it.
-
 
 def new_name(length: int) -> str:
     """Return a random name in lower-case base 32, 5 bits a character."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,10 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 # A file's name need not be UTF-8; see os.fsdecode.
 _ANY_BYTES = "surrogateescape"
+
+# What stands between a colon and an @ may be a password, perhaps one that was not quoted and ends
+# the authority early; after a $ it is the name of a variable.
+_PASSWORD = re.compile(r":(?!//|\$).*@", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class StoreURL:
         parts = urlsplit(text)
         if not parts.scheme or "://" not in text:
             raise ConfigError(
-                f"not a store URL: {text!r}", remedy="write it like 'file:///dev/shm/run1'"
+                f"not a store URL: {_shown(text)!r}", remedy="write it like 'file:///dev/shm/run1'"
             )
         try:
             pairs = parse_qsl(
@@ -72,11 +77,11 @@ class StoreURL:
                 strict_parsing=bool(parts.query),
                 errors=_ANY_BYTES,
             )
-        except ValueError as error:
-            raise ConfigError(f"the options of store URL {text!r} make no sense") from error
+        except ValueError:
+            raise ConfigError(f"the options of store URL {_shown(text)!r} make no sense") from None
         options = dict(pairs)
         if len(options) != len(pairs):
-            raise ConfigError(f"store URL {text!r} gives an option twice")
+            raise ConfigError(f"store URL {_shown(text)!r} gives an option twice")
         return cls(
             parts.scheme,
             parts.netloc,
@@ -91,6 +96,11 @@ class StoreURL:
         query = f"?{options}" if options else ""
         session = f"#{self.session}" if self.session else ""
         return f"{self.scheme}://{self.authority}{path}{query}{session}"
+
+    @property
+    def shown(self) -> str:
+        """The URL as errors show it: with no password."""
+        return _shown(str(self))
 
     def __hash__(self) -> int:
         return hash(str(self))
@@ -122,7 +132,7 @@ class StoreURL:
             return True
         if value.lower() in _FALSE:
             return False
-        raise ConfigError(f"option {name}={value} of store URL {self} is neither yes nor no")
+        raise ConfigError(f"option {name}={value} of store URL {self.shown} is neither yes nor no")
 
     def size(self, name: str) -> int | None:
         """Return an option that is a size, in bytes; None if it is not given.
@@ -141,7 +151,7 @@ class StoreURL:
         try:
             return None if text is None else parse_size(text)
         except ValueError as error:
-            raise ConfigError(f"option {name} of store URL {self}: {error}") from error
+            raise ConfigError(f"option {name} of store URL {self.shown}: {error}") from error
 
     def check_options(self, known: frozenset[str]) -> None:
         """Refuse options that nobody reads: a misspelt one would be ignored silently.
@@ -154,7 +164,13 @@ class StoreURL:
         unknown = sorted(set(self.options) - known)
         if unknown:
             names = ", ".join(sorted(known)) or "none"
+            # Without their values: elsewhere a password is an option.
+            url = self.replace(options={**self.options, **dict.fromkeys(unknown)})
             raise ConfigError(
-                f"store URL {self} has an unknown option {unknown[0]!r}",
+                f"store URL {url.shown} has an unknown option {unknown[0]!r}",
                 remedy=f"known here: {names}",
             )
+
+
+def _shown(text: str) -> str:
+    return _PASSWORD.sub(":***@", text)

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
+from proxyflow.storage import kvs
 from tests.redis_server import RedisServer, redis_server
 
 FORK = multiprocessing.get_context("fork")
@@ -153,6 +155,9 @@ def test_parts_that_are_damaged(server: RedisServer, connector: RedisConnector) 
     part = parts(server, connector)[0]
     server.cli("SET", part, "short")
     with pytest.raises(CorruptObjectError, match="something else"):
+        connector.get(key)
+    server.cli("DEL", part)
+    with pytest.raises(CorruptObjectError, match="noeviction"):
         connector.get(key)
     other = connector.put(b"some bytes")
     name = redislayout.object_field(other).decode()
@@ -287,6 +292,52 @@ def test_no_password_travels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("SOME_PASSWORD")
         with pytest.raises(ConfigError, match="SOME_PASSWORD"):
             Store(url)
+
+
+def test_a_user_with_just_the_rights_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the page on stores names."""
+    monkeypatch.setenv("RUN_PASSWORD", "geheim")
+    with redis_server() as server:
+        rights = ("resetchannels", "~proxyflow:*", "&proxyflow:*", "+@all")
+        assert server.cli("ACL", "SETUSER", "run", "on", ">geheim", *rights) == b"+OK\r\n"
+        with Store(server.url.replace("//", "//run:$RUN_PASSWORD@")) as store:
+            key = store.put(noise(2 * MIB))
+            future = store.future(timeout=60)
+            future.set_result([1])
+            assert future.proxy() == [1]
+            assert store.wait(key, 60)
+            assert len(list(store.scan())) == 2
+            store.evict(key)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///redis.sock?db=0&password=geheim",
+        "redis://:geheim@127.0.0.1:1/0?unknown=1",
+        "redis://:geheim@127.0.0.1:1/0?lease=soon",
+        "redis://:geheim@127.0.0.1:1/0?timeout=1&timeout=2",
+        "redis://:geheim?@127.0.0.1:1/0",
+        "redis://:#geheim@127.0.0.1:1/0",
+        "redis://:/geheim@127.0.0.1:1/0",
+        "redis:geheim@127.0.0.1",
+    ],
+)
+@pytest.mark.parametrize("opened", [Store, kvs.open])
+def test_no_error_shows_a_password_that_was_written_elsewhere(
+    opened: Callable[[str], Any], url: str
+) -> None:
+    """As redis-py takes it, as an option; or not quoted, so that the rest of the URL is another."""
+    with pytest.raises((StoreError, ConfigError, kvs.KVSError)) as refused:
+        opened(url)
+    assert "geheim" not in "".join(traceback.format_exception(refused.value, limit=0))
+
+
+@pytest.mark.parametrize("lease", ["0", "-1", "nan", "inf", "soon"])
+def test_a_lease_that_makes_no_sense(lease: str) -> None:
+    """It is refused before the server is asked; renewing it would never rest."""
+    with pytest.raises(ConfigError, match="lease"):
+        Store(f"redis://127.0.0.1:1?lease={lease}")
 
 
 # -- servers that fail -------------------------------------------------------------------------

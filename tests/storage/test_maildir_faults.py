@@ -169,6 +169,32 @@ store.claim().ack()
     subprocess.run(command, check=True, timeout=60)
 
 
+def test_hosts_of_one_name_are_not_taken_for_one_another(store: FileStore, tmp_path: Path) -> None:
+    """As containers of one image, which has no machine-id, that run on two hosts."""
+    another = tmp_path / "boot_id"
+    another.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
+
+    def on(boot: str, *command: str) -> subprocess.CompletedProcess[bytes]:
+        mounts = (
+            "mount --bind /dev/null /etc/machine-id"
+            f" && mount --bind {boot} /proc/sys/kernel/random/boot_id"
+        )
+        call = ["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh", *command]
+        return subprocess.run(call, check=False, timeout=60)
+
+    def run(boot: str, what: str) -> None:
+        opened = f"from proxyflow.storage.maildir import FileStore; s = FileStore({store.path!r})"
+        assert on(boot, sys.executable, "-c", f"{opened}; {what}").returncode == 0
+
+    ours = "/proc/sys/kernel/random/boot_id"
+    if on(ours, "true").returncode != 0:
+        pytest.skip("mounts are not permitted")
+    store.put(b"")
+    run(str(another), "s.claim()")
+    run(ours, "assert s.recover() == 0")
+    run(ours, "assert s.recover(lease=0) == 1")
+
+
 def test_files_that_nobody_claimed_are_left_alone(store: FileStore) -> None:
     for name in ("a-file", "a~b", "a~0,1,2"):
         with store.create(name):

@@ -295,22 +295,30 @@ def test_a_removed_store_is_an_error_not_an_empty_one(store: FileStore) -> None:
             call()
 
 
-def test_what_another_user_owns_is_an_access_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_what_another_user_owns_is_an_access_error(tmp_path: Path, opened_before: bool) -> None:
     """Run as another user if we are root, whom no mode keeps out."""
-    FileStore(tmp_path / "store").prepare()
+    store = FileStore(tmp_path / "store")
+    store.prepare()
+    # Has Python import what it needs, which the other user may not read either.
+    store.put(b"x")
+    if not opened_before:
+        store = FileStore(tmp_path / "store")
     child = os.fork()
     if child == 0:
         os.chmod(tmp_path / "store", 0)
+        os.chmod(tmp_path / "store" / "tmp", 0)
         if os.getuid() == 0:
             os.setgroups([])
             os.setresuid(65534, 65534, 65534)
         try:
-            FileStore(tmp_path / "store").put(b"x")
+            store.put(b"x")
         except StoreAccessError as error:
             os._exit(0 if isinstance(error, PermissionError) else 2)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     os.chmod(tmp_path / "store", 0o700)
+    os.chmod(tmp_path / "store" / "tmp", 0o700)
 
 
 def test_a_closed_store_says_so(store: FileStore) -> None:

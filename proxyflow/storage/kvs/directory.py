@@ -121,7 +121,11 @@ class KVSDir(MutableMapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         # The inherited one would transfer the value.
-        return isinstance(key, str) and key != "" and self.exists(key)
+        try:
+            return isinstance(key, str) and self.exists(key)
+        except (LinkLoopError, InvalidKeyError):
+            # As for all mappings: what [...] has a KeyError for is not in it.
+            return False
 
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, _ in self._children()])
@@ -169,7 +173,7 @@ class KVSDir(MutableMapping[str, Any]):
             if isinstance(operation, Unlink)
         }
         for name in self:
-            if split(self.key_at(name)) not in leaving and self.exists(name):
+            if split(self.key_at(name)) not in leaving and name in self:
                 return name, self.pop(name)
         raise KeyError(f"directory {self.path!r} is empty")
 

@@ -59,7 +59,8 @@ def encode(value: Any, *, raw: bool = False) -> Content:
         `raw` was asked for, and the value is neither bytes nor a string.
     """
     if isinstance(value, Buffer):
-        return as_content([value])
+        # As with all other values, what counts is what it is now, not at the commit.
+        return as_content([bytes(value)])
     if raw:
         return as_content([value.encode("utf-8")])
     return as_content([json.dumps(value).encode("utf-8")])

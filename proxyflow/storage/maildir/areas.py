@@ -266,7 +266,9 @@ class FileAreas:
             if durable:
                 os.fsync(target)
         except BaseException as error:
-            with contextlib.suppress(FileNotFoundError):
+            # What cannot be removed where nothing could be made is not there, or is removed by
+            # `recover`; why it could not be made is what the caller has to know.
+            with contextlib.suppress(OSError):
                 os.unlink(partial, dir_fd=sections.tmp)
             if isinstance(error, OSError) and not isinstance(error, MaildirError):
                 raise io_error(error, "write", store=self._path, name=name) from error

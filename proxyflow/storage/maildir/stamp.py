@@ -112,7 +112,10 @@ def _this_process(pid: int) -> Stamp:
     import hashlib
 
     host = os.uname().nodename
-    machine = hashlib.blake2b(f"{host}\n{_line('/etc/machine-id')}".encode(), digest_size=4)
+    boot = _line("/proc/sys/kernel/random/boot_id")
+    # Images of containers have no identifier, and containers of one name run on several hosts: what
+    # was before this run of the kernel is then unknown.
+    machine = hashlib.blake2b(f"{host}\n{_line('/etc/machine-id') or boot}".encode(), digest_size=4)
     try:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:
@@ -123,7 +126,7 @@ def _this_process(pid: int) -> Stamp:
         # Short, and of letters that neither a file system nor the separator minds.
         host=re.sub(r"[^\w.-]", "_", host, flags=re.ASCII)[:16],
         machine=machine.hexdigest(),
-        boot=_line("/proc/sys/kernel/random/boot_id").replace("-", "")[:12],
+        boot=boot.replace("-", "")[:12],
         namespace=namespace,
         pid=pid,
         start=int(fields[_START]) if fields else 0,

@@ -166,7 +166,9 @@ class Topic:
         except BaseException:
             for inbox in reached:
                 inbox.take_back(name)
-            self._conclude(entry, name)
+            if not self._conclude(entry, name) and not self._has(name):
+                # It was given up, its lease being over, before all it stands for was there.
+                self._forget(name)
             raise
         self._conclude(entry, name)
 
@@ -277,6 +279,13 @@ class Topic:
     def __bool__(self) -> bool:
         return True
 
+    def _has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._log.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def is_on_its_way(self) -> bool:
         """Whether a message is about to reach its groups."""
         stamps = [split[1] for split in map(unstamped, self._entries()) if split is not None]
@@ -300,19 +309,22 @@ class Topic:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(entry, dir_fd=self._log.fd)
 
-    def _conclude(self, entry: str, name: str) -> None:
-        """End a message's way to its groups, wherever it has got to."""
+    def _conclude(self, entry: str, name: str) -> bool:
+        """End a message's way to its groups; ``False`` if somebody else has ended it."""
         log = self._log.fd
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if os.stat(entry, dir_fd=log, follow_symlinks=False).st_nlink == 1:
                 # It has reached nobody; or those it has reached are done with it.
                 self._drop(entry, name)
-                return
+                return True
             os.rename(entry, name, src_dir_fd=log, dst_dir_fd=log)
-            if self._durable:
-                os.fsync(log)
-            # They may have been done with it before it had its name.
-            self.settle(name)
+        except FileNotFoundError:
+            return False
+        if self._durable:
+            os.fsync(log)
+        # They may have been done with it before it had its name.
+        self.settle(name)
+        return True
 
     def recover(self, lease: float | None = None) -> None:
         """Complete what killed processes have begun; any process may do so any time.

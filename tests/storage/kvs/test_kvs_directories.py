@@ -52,6 +52,21 @@ def test_key_errors_of_a_directory(handle: kvs.Handle) -> None:
         kvs.KVSDir(handle, "no")
 
 
+def test_a_loop_of_links_is_in_no_directory(handle: kvs.Handle) -> None:
+    """Asking for it is a KeyError, so it is not contained, and is passed over when emptying."""
+    kvs.put_symlink(handle, "loop", "loop")
+    kvs.put(handle, "sound", 1)
+    kvs.commit(handle)
+    root = kvs.get_dir(handle)
+    assert "loop" not in root
+    assert "loop.below" not in root
+    assert "lone \ud800 surrogate" not in root
+    assert root.get("loop") is None
+    assert root.popitem() == ("sound", 1)
+    with pytest.raises(KeyError):
+        root.popitem()
+
+
 def test_a_directory_that_is_gone_or_has_become_a_value(handle: kvs.Handle) -> None:
     kvs.put_mkdir(handle, "d")
     kvs.commit(handle)

@@ -19,6 +19,7 @@ import lmdb
 import pytest
 
 from proxyflow.storage import kvs
+from proxyflow.storage.kvs.engines import lmdb_environment
 
 MIB = 1024 * 1024
 
@@ -62,6 +63,34 @@ def test_removed_values_leave_room_for_others(lmdb_url: str, tmp_path: Path) -> 
     assert (tmp_path / "kvs" / "data.mdb").stat().st_size < 40 * MIB
     with lmdb.open(str(tmp_path / "kvs"), readonly=True) as environment:
         assert environment.stat()["entries"] == 0
+
+
+def test_a_reader_that_was_killed_keeps_no_room(
+    lmdb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages it was looking at are used again, instead of the file growing for ever."""
+    monkeypatch.setattr(lmdb_environment, "FIRST_MAP_BYTES", 16 * MIB)
+    put(lmdb_url, "a", MIB)
+
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def read() -> None:
+        with lmdb.open(str(tmp_path / "kvs")) as environment, environment.begin():
+            send.send("reading")
+            signal.pause()
+
+    with kvs.open(lmdb_url) as handle:
+        process = multiprocessing.get_context("fork").Process(target=read)
+        process.start()
+        assert receive.recv() == "reading"
+        # Whoever opens the database clears the slots of the dead, so it has to be open before.
+        assert kvs.exists(handle, "a")
+        process.kill()
+        process.join()
+        for _ in range(40):
+            kvs.put(handle, "a", bytes(MIB))
+            kvs.commit(handle)
+    assert (tmp_path / "kvs" / "data.mdb").stat().st_size <= 16 * MIB
 
 
 def in_child(body: Callable[[], None]) -> None:

@@ -68,6 +68,7 @@ def test_what_a_handle_shows_of_its_url(guarded: RedisServer) -> None:
         "redis://host/one",
         "redis://host/-1",
         "redis://host?timeout=0",
+        "redis://host?timeout=inf",
         "redis://host?timeout=soon",
         "redis://host?speed=1",
         "redis://host?speed",

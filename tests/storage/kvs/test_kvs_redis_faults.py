@@ -262,6 +262,43 @@ def test_a_server_without_memory() -> None:
         assert list(kvs.get_dir(handle)) == []
 
 
+def test_a_commit_that_is_refused_gives_its_memory_back() -> None:
+    """What was sent of it would else keep a full server full for an hour."""
+    with redis_server(maxmemory="40mb") as server, kvs.open(server.url) as handle:
+        for _ in range(2):
+            kvs.put(handle, "large", bytes(60 * MIB))
+            with pytest.raises(kvs.StorageFullError):
+                kvs.commit(handle)
+            assert server.cli("DBSIZE") == b":0\r\n"
+        put(handle, "fits", bytes(20 * MIB))
+
+
+def test_a_commit_that_another_writer_came_before_leaves_nothing(
+    server: RedisServer, redis_url: str
+) -> None:
+    """Its first attempt was for a directory that is another by now; the second one counts."""
+    with kvs.open(redis_url) as handle, kvs.open(redis_url) as other:
+        put(handle, "d.a", 1)
+        kvs.put_mkdir(other, "d")
+        kvs.commit(other)
+        put(handle, "d.a", bytes(2 * PART_BYTES))
+        kvs.put_unlink(other, "d")
+        kvs.commit(other)
+        assert list(kvs.get_dir(handle)) == []
+    assert server.cli("DBSIZE") == b":0\r\n"
+
+
+def test_a_user_who_may_not_publish(server: RedisServer, redis_url: str) -> None:
+    """As new users of servers since version 7; the commit is refused before it changes anything."""
+    server.cli("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels")
+    with kvs.open(f"redis://mute:pw@127.0.0.1:{server.port}") as handle:
+        kvs.put(handle, "a", bytes(10_000))
+        with pytest.raises(kvs.AccessDeniedError, match="ACL SETUSER"):
+            kvs.commit(handle)
+        assert not kvs.exists(handle, "a")
+    assert server.cli("DBSIZE") == b":0\r\n"
+
+
 def test_parts_that_were_sent_in_vain_expire() -> None:
     """As those of a process that was killed before its commit; the server drops them by itself."""
     with redis_server() as server:

@@ -59,6 +59,19 @@ def test_raw_values_are_bytes_or_strings(handle: kvs.Handle) -> None:
     assert not kvs.exists(handle, "n")
 
 
+@pytest.mark.parametrize("view", [lambda buffer: buffer, memoryview])
+def test_a_buffer_that_is_used_again_before_the_commit(handle: kvs.Handle, view: Any) -> None:
+    """What is put is what the buffer holds at that moment, and the buffer stays the caller's."""
+    buffer = bytearray()
+    for number in (b"first", b"second"):
+        buffer[:] = number
+        kvs.put(handle, number.decode(), view(buffer))
+    buffer.clear()
+    kvs.commit(handle)
+    assert kvs.get(handle, "first") == "first"
+    assert kvs.get(handle, "second") == "second"
+
+
 def test_a_value_that_is_no_json_leaves_what_was_staged(handle: kvs.Handle) -> None:
     kvs.put(handle, "a", 1)
     with pytest.raises(TypeError):

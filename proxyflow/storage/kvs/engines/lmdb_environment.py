@@ -122,7 +122,9 @@ class Environment:
                     map_bytes = self._env.info()["map_size"]
                     return self._transact(body, write)
             except lmdb.MapFullError:
-                self._resize(map_bytes, 2 * map_bytes)
+                # Pages that a killed reader was looking at are kept until its slot is cleared.
+                if not self.clear_dead_readers():
+                    self._resize(map_bytes, 2 * map_bytes)
             except lmdb.MapResizedError:
                 # Another process has grown it; 0 takes over its size.
                 self._resize(map_bytes, 0)

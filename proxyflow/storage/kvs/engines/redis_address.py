@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from proxyflow.storage.kvs.engines.resp import Command
 from proxyflow.storage.kvs.errors import InvalidURLError
@@ -17,9 +17,13 @@ __all__ = ["LOCAL", "Address"]
 
 DEFAULT_PORT = 6379
 DEFAULT_TIMEOUT = 10.0
+# The system takes no wait of more than some weeks.
+MAX_TIMEOUT = 86400.0
 
 # Over a socket of this host; redis-py knows the short one.
 LOCAL = frozenset({"redis+unix", "unix"})
+
+_OPTIONS = frozenset({"db", "timeout"})
 
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -80,8 +84,8 @@ class Address:
         problem = None
         if unknown or parts.fragment:
             problem = f"unknown options {sorted(unknown) or ['#']}; there is timeout"
-        elif not self.timeout > 0:
-            problem = "the timeout is more than 0 seconds"
+        elif not 0 < self.timeout <= MAX_TIMEOUT:
+            problem = f"the timeout is more than 0 and at most {MAX_TIMEOUT:g} seconds"
         elif self.database < 0:
             problem = "a database has a number from 0"
         elif self.user and not self._password:
@@ -137,6 +141,8 @@ def _shown(parts: SplitResult) -> str:
     if password:
         secret = password if _VARIABLE.fullmatch(password) else "***"
         where = f"{parts.username or ''}:{secret}@{where}"
+    # Elsewhere a password is an option.
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name in _OPTIONS]
+    query = f"?{urlencode(options)}" if options else ""
     # Not geturl(): without a host that leaves out the slashes.
-    query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{where}{parts.path}{query}"

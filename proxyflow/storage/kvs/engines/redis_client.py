@@ -316,9 +316,15 @@ _REFUSALS: list[tuple[re.Pattern[str], type[KVSError], str | None]] = [
         "the server cannot save; see its log and its disk",
     ),
     (
-        re.compile(r"\b(WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH <password> called"),
+        re.compile(r"\b(WRONGPASS|NOAUTH)\b|invalid password|AUTH <password> called"),
         AccessDeniedError,
         "check the user and password in the URL, or in the variable it names",
+    ),
+    (
+        # Within a script older servers say it in a sentence.
+        re.compile(r"\bNOPERM\b|ACL failure in script|The user executing the script can't"),
+        AccessDeniedError,
+        "allow this user the keys, channels and commands it needs (ACL SETUSER)",
     ),
     (
         re.compile(r"^(LOADING|BUSY|MASTERDOWN|CLUSTERDOWN)\b|max number of clients"),

@@ -124,6 +124,10 @@ for at = 1, tonumber(take()) do
   end
 end
 
+-- Before anything changes: a user who may not publish has the commit refused as a whole. Nobody is
+-- told before the script is done.
+call('PUBLISH', take(), '')
+
 local function release(entry)
   local pending = {entry}
   while #pending > 0 do
@@ -173,7 +177,6 @@ end
 for _, entry in ipairs(replaced) do
   release(entry)
 end
-call('PUBLISH', take(), '')
 return 1
 """
 )

@@ -6,6 +6,7 @@ is still there.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,7 +25,12 @@ from proxyflow.storage.kvs.engines.redis_scripts import (
 )
 from proxyflow.storage.kvs.engines.resp import Command
 from proxyflow.storage.kvs.entries import Directory, Entry, Kind, Value
-from proxyflow.storage.kvs.errors import DamagedError, StorageFullError
+from proxyflow.storage.kvs.errors import (
+    DamagedError,
+    KVSError,
+    StorageFullError,
+    UnreachableError,
+)
 from proxyflow.storage.kvs.keys import Names
 from proxyflow.storage.kvs.overlay import Overlay, Parts
 
@@ -271,7 +277,7 @@ class WritingView(_View):
                 keys.append(part_key(identity, number))
                 uploads.append([b"SET", keys[-1], part, b"EX", UPLOAD_SECONDS])
         changes = list(self.overlay.changes())
-        arguments = [*self.checks(), b"%d" % len(keys), *keys, b"%d" % len(changes)]
+        arguments = [*self.checks(), b"%d" % len(keys), *keys, channel, b"%d" % len(changes)]
         for directory, staged in changes:
             removed: list[bytes] = []
             put: list[bytes] = []
@@ -282,8 +288,18 @@ class WritingView(_View):
                     put += (name, entries.encode(entry))
             arguments += (directory.identity, b"%d" % len(removed), *removed)
             arguments += (b"%d" % (len(put) // 2), *put)
-        commands = [*uploads, APPLY.call([*arguments, channel])]
-        answer = self._client.exchange(commands, repeatable=False)[-1]
+        try:
+            self._check_applied(
+                self._client.exchange([*uploads, APPLY.call(arguments)], repeatable=False)[-1]
+            )
+        except UnreachableError:
+            # Perhaps they are in use by now.
+            raise
+        except (StaleError, KVSError):
+            self._withdraw(keys)
+            raise
+
+    def _check_applied(self, answer: object) -> None:
         if answer == STALE:
             raise StaleError
         if answer == LOST:
@@ -291,3 +307,10 @@ class WritingView(_View):
                 "the server dropped parts of the value before the commit", store=self._client.url
             )
         assert answer == APPLIED
+
+    def _withdraw(self, parts: list[bytes]) -> None:
+        """Remove what was sent for a commit that was refused, to have its memory back at once."""
+        if parts:
+            # They expire as well.
+            with contextlib.suppress(KVSError):
+                self._client.exchange([[b"UNLINK", *parts]])
