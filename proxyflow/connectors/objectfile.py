@@ -6,7 +6,7 @@ import os
 
 from proxyflow.storage import fileio
 from proxyflow.storage.fileio import Descriptor
-from proxyflow.storage.populating import populate
+from proxyflow.storage.populating import populate_ahead
 from proxyflow.storage.segments import lease, still_named
 
 __all__ = ["ObjectFile"]
@@ -88,8 +88,8 @@ class ObjectFile:
             return None
         view = fileio.mappings.map(self._fd, size, keep=self._recycled)
         if view is not None and self._recycled:
-            # All of it is in memory, and a task that asks for an object most likely reads it.
-            populate(view)
+            # All of it is in memory.
+            populate_ahead(view)
         return view
 
     def _is_the_object(self) -> bool:

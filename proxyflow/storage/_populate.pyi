@@ -1,3 +1,5 @@
 """Populating mappings in C."""
 
-def populate(mapping: memoryview, /) -> bool: ...
+import mmap
+
+def populate_if_read(mapping: mmap.mmap, /) -> bool: ...
