@@ -7,7 +7,7 @@ else the connector's import path with its pickled configuration and the store's 
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import os
 import pickle
 import sys
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from proxyflow.store import Store
 
 __all__ = ["Recipe", "as_config", "forget", "make", "name_of", "open_store", "register"]
+
+_log = logging.getLogger("proxyflow")
 
 Recipe: TypeAlias = str | tuple[str, bytes, str, str]
 """A URL; or import path, pickled configuration, options, and a name for this one store."""
@@ -144,7 +146,9 @@ def open_store(recipe: Recipe) -> Store:
 @atexit.register
 def close_all() -> None:
     """Close the stores that are still open when the interpreter exits."""
-    with contextlib.ExitStack() as stack:
-        for store in open_stores():
-            # One that cannot be closed does not keep the others from it.
-            stack.callback(store.close)
+    for store in open_stores():
+        try:
+            store.close()
+        except Exception as error:  # noqa: BLE001 - ProxyStore's connectors raise what their clients do
+            # Nobody is left to handle it, and the next store is closed all the same.
+            _log.warning("could not close %s: %s", store.name, error)

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -71,6 +73,34 @@ def test_a_worker_of_many_runs_holds_a_bounded_number_open(tmp_path: Path) -> No
     assert descriptors < 60
     for store in stores:
         store.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_store_that_cannot_be_closed_at_exit_is_told_of_in_a_line(tmp_path: Path) -> None:
+    """A server that is gone by then gives no traceback, and keeps no other store from closing."""
+    script = """
+import sys
+from proxyflow import Store
+from proxyflow.connectors.file import FileConnector
+from proxyflow.errors import StoreUnreachableError
+
+class Gone(FileConnector):
+    def close(self):
+        super().close()
+        raise StoreUnreachableError("connection refused", store="gone://")
+
+stores = [Store(f"file://{sys.argv[1]}/one"), Store(connector=Gone(f"{sys.argv[1]}/two"))]
+stores += [Store(f"file://{sys.argv[1]}/three")]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=True,
+    )
+    assert done.stderr.count("\n") == 1
+    assert "connection refused; store gone://" in done.stderr
     assert os.listdir(tmp_path) == []
 
 
