@@ -217,10 +217,10 @@ def test_threads_that_come_at_once_with_a_large_object_write_once() -> None:
     writing, go_on = threading.Event(), threading.Event()
 
     class Slow(SharedMemoryConnector):
-        def set_source(self, key: Any, source: Any) -> None:
+        def put_source(self, source: Any) -> Any:
             writing.set()
             assert go_on.wait(30)
-            super().set_source(key, source)
+            return super().put_source(source)
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         connector = Slow(os.path.join(directory, "store"))
@@ -240,13 +240,13 @@ def test_large_object_that_finds_no_room_keeps_nobody_waiting() -> None:
     class FailsOnce(SharedMemoryConnector):
         calls = 0
 
-        def set_source(self, key: Any, source: Any) -> None:
+        def put_source(self, source: Any) -> Any:
             self.calls += 1
             if self.calls == 1:
                 writing.set()
                 assert go_on.wait(30)
                 raise StoreFullError("no room")
-            super().set_source(key, source)
+            return super().put_source(source)
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         connector = FailsOnce(os.path.join(directory, "store"))

@@ -299,7 +299,7 @@ class FileConnector:
         if (packed := self._packs.put(source)) is not None:
             return packed
         key = self.new_key()
-        self.set_source(key, source)
+        self._store(key, source, keep=True)
         return key
 
     def set_frames(self, key: FileKey, frames: Sequence[Buffer]) -> None:
@@ -308,10 +308,14 @@ class FileConnector:
 
     def set_source(self, key: FileKey, source: Source) -> None:
         """Store what writes itself into memory under a key."""
+        # Most likely a result, which another process gets and evicts: it has the pages then.
+        self._store(key, source, keep=False)
+
+    def _store(self, key: FileKey, source: Source, *, keep: bool) -> None:
         directories, name = self._locate(key)
         for directory in directories:
             try:
-                self._write(directory, name, source)
+                self._write(directory, name, source, keep)
             except OSError as error:
                 if error.errno not in _FULL:
                     raise self._unreachable(error, key) from error
@@ -328,12 +332,12 @@ class FileConnector:
             "(file:///...?spill=/second/directory), or choose a larger one",
         ) from full
 
-    def _write(self, directory: Descriptor, name: str, source: Source) -> None:
+    def _write(self, directory: Descriptor, name: str, source: Source, keep: bool) -> None:
         recycler = self._recycler_of(directory)
         if recycler is None:
             fileio.write_new(directory.fd, name, source.frames, durable=self.durable)
         else:
-            recycler.write(name, source)
+            recycler.write(name, source, keep=keep)
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -85,8 +85,17 @@ class Recycler:
         self._writer.forget()
         self._lock = threading.RLock()
 
-    def write(self, name: str, source: Source) -> None:
+    def write(self, name: str, source: Source, *, keep: bool) -> None:
         """Store an object under a name; a reader sees all of it or nothing.
+
+        Parameters
+        ----------
+        name
+            The name.
+        source
+            The object.
+        keep
+            Whether this process is the one to remove it, and keeps its pages then.
 
         Raises
         ------
@@ -94,12 +103,12 @@ class Recycler:
             If there is no room.
         """
         try:
-            self._write(name, source)
+            self._write(name, source, keep)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             self._make_room()
-            self._write(name, source)
+            self._write(name, source, keep)
         trimming.add(self)
 
     def _make_room(self) -> None:
@@ -111,14 +120,14 @@ class Recycler:
         # Whoever has mapped what is now removed keeps its pages.
         trimming.look()
 
-    def _write(self, name: str, source: Source) -> None:
+    def _write(self, name: str, source: Source, keep: bool) -> None:
         while True:
             with self._lock:
                 segment = self._pool.take(source.nbytes)
             try:
                 segment.fill(source)
                 with self._lock:
-                    self._pool.publish(segment, name)
+                    self._pool.publish(segment, name, keep=keep)
             except FileNotFoundError:
                 # Another process of the session, which needed the room, took it for an orphan.
                 segment.close()

@@ -173,6 +173,10 @@ class Segment:
         """
         os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
 
+    def is_removed(self) -> bool:
+        """Whether its file has no name any more."""
+        return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
+
     def discard(self, directory: int) -> None:
         """Remove the file of a segment that is not published, and let go of it."""
         with contextlib.suppress(FileNotFoundError):
@@ -277,8 +281,18 @@ class SegmentPool:
         self._kept -= smallest
         return self._free.pop(best)
 
-    def publish(self, segment: Segment, name: str) -> None:
-        """Give a segment that was filled an object's name, and remember it.
+    def publish(self, segment: Segment, name: str, *, keep: bool = True) -> None:
+        """Give a segment that was filled an object's name.
+
+        Parameters
+        ----------
+        segment
+            The segment.
+        name
+            The name.
+        keep
+            Whether to remember it, for its pages to be used again when it is withdrawn; else it
+            becomes a file like any other.
 
         Raises
         ------
@@ -289,6 +303,9 @@ class SegmentPool:
         replaced = self._published.pop(name, None)
         if replaced is not None:
             replaced.close()
+        if not keep:
+            segment.close()
+            return
         self._published[name] = segment
         if len(self._published) + len(self._free) > self._most:
             self._remember_one_less()
@@ -342,13 +359,22 @@ class SegmentPool:
     def trim(self) -> bool:
         """Give back what has not been used for a while; return whether anything is left."""
         self._sort_returned()
+        self._forget_removed()
         before = time.monotonic() - _IDLE
         while self._free and self._free[0].since < before:
             self._discard_oldest()
         return bool(self._published or self._returned or self._free)
 
+    def _forget_removed(self) -> None:
+        """Let go of what another process has removed, whose pages only this one holds."""
+        for name, segment in list(self._published.items()):
+            # Withdrawn in the midst of this, it is not there any more.
+            if segment.is_removed() and self._published.pop(name, None) is segment:
+                segment.close()
+
     def make_room(self) -> None:
         """Give back all that is free, that of dead processes included."""
+        self._forget_removed()
         for segment in self._unpublished():
             # At once, not in the background: whoever asked is waiting for the room.
             with contextlib.suppress(FileNotFoundError):

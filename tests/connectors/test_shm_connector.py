@@ -424,6 +424,54 @@ def test_what_is_being_given_back_makes_room(
             connector.evict(key)
 
 
+def used(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+@contextlib.contextmanager
+def other_process(
+    connector: SharedMemoryConnector, work: Callable[[Any, Any], Any]
+) -> Iterator[Any]:
+    """Have another process of the session work once, and stay; give what it returns."""
+
+    def serve() -> None:
+        with SharedMemoryConnector.from_config(connector.config()) as joined:
+            theirs.send(work(joined, joined.new_key()))
+            theirs.recv()
+
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=serve)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send("end")
+        process.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@pytest.mark.parametrize("by_key", [True, False])
+def test_what_another_process_evicts_takes_no_memory(tmp_path: Path, by_key: bool) -> None:
+    """A worker does not hold on to the pages of results that have been fetched and evicted."""
+
+    def work(joined: SharedMemoryConnector, key: FileKey) -> FileKey:
+        if not by_key:
+            return joined.put(bytes(4 * MIB))
+        joined.set(key, bytes(4 * MIB))
+        return key
+
+    memory = tmp_path / "memory"
+    with (
+        small_file_system(memory, 8),
+        SharedMemoryConnector(str(memory / "store")) as connector,
+        other_process(connector, work) as key,
+    ):
+        assert used(memory) > 4 * MIB
+        connector.evict(key)
+        until(lambda: used(memory) < MIB)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
     with (

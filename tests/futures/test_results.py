@@ -158,6 +158,11 @@ def test_result_that_cannot_be_pickled(pool: Executor, store: Store, array: Any)
 class SmallConnector(FileConnector):
     """A store in which no large object finds room."""
 
+    def put_source(self, source: Any) -> Any:
+        if source.nbytes > LARGE:
+            raise StoreFullError("no room", store=self.store_dir)
+        return super().put_source(source)
+
     def set_source(self, key: Any, source: Any) -> None:
         if source.nbytes > LARGE:
             raise StoreFullError("no room", store=self.store_dir, key=key)
