@@ -28,6 +28,7 @@ assert SIZE >= 4 * _LARGEST
 
 # How many arenas to keep mapped. Before Python 3.13 each takes a descriptor, of often 1024.
 _MOST = 128
+_SHARE_OF_DESCRIPTORS = 8
 
 _KEY = re.compile(rf"({SESSION_NAME.pattern})\.{PACKED_NAME.pattern}")
 
@@ -52,6 +53,7 @@ class Packs:
         self._store = store
         self._session = session
         self._recycler = recycler
+        self._most = fileio.descriptors(_SHARE_OF_DESCRIPTORS, _MOST)
         self._latest: Arena | None
         # By session and name; the oldest is forgotten first.
         self._mapped: dict[tuple[str, str], Arena]
@@ -138,7 +140,7 @@ class Packs:
         with self._lock:
             # Not closed: another thread may be reading. It goes when nobody does.
             places = list(self._mapped)
-            for oldest in places[: max(0, len(places) - _MOST + 1)]:
+            for oldest in places[: max(0, len(places) - self._most + 1)]:
                 self._mapped.pop(oldest, None)
             self._mapped[place] = arena
         trimming.add(self)

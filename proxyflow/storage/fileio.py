@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 __all__ = [
     "Descriptor",
     "Mappings",
+    "descriptors",
     "discard",
     "mappings",
     "names",
@@ -202,6 +203,18 @@ def read_into(fd: int, buffer: memoryview) -> None:
         done += count
 
 
+def descriptors(share: int, most: int) -> int:
+    """Return how many descriptors to hold: one in `share` of what the process may open, or `most`.
+
+    Examples
+    --------
+    >>> 0 < descriptors(8, 100) <= 100
+    True
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else min(most, soft // share)
+
+
 class Mappings:
     """Private mappings of files, bounded by the descriptors they hold.
 
@@ -219,10 +232,7 @@ class Mappings:
     @property
     def limit(self) -> int:
         """How many descriptors mappings may hold: half of what the process may open."""
-        if self._limit is None:
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            return max(16, soft // 2) if soft != resource.RLIM_INFINITY else 1 << 30
-        return self._limit
+        return max(16, descriptors(2, 1 << 30)) if self._limit is None else self._limit
 
     def map(self, fd: int, size: int, *, keep: bool = False) -> memoryview | None:
         """Map a file copy-on-write: writable, and private to the caller.

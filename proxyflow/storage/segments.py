@@ -25,14 +25,13 @@ import contextlib
 import fcntl
 import mmap
 import os
-import resource
 import secrets
 import time
 from collections import deque
 
 from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
-from proxyflow.storage.fileio import names, write_frames
+from proxyflow.storage.fileio import descriptors, names, write_frames
 
 __all__ = ["Segment", "SegmentPool", "finish_closing", "lease", "still_named"]
 
@@ -248,9 +247,7 @@ class SegmentPool:
     def __init__(self, directory: int, capacity: int) -> None:
         self._directory = directory
         self._capacity = capacity
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        unlimited = soft == resource.RLIM_INFINITY
-        self._most = _MOST if unlimited else min(_MOST, soft // _SHARE_OF_DESCRIPTORS)
+        self._most = descriptors(_SHARE_OF_DESCRIPTORS, _MOST)
         self._published: dict[str, Segment] = {}
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []

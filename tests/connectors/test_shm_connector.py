@@ -369,6 +369,11 @@ def with_few_descriptors(url: str) -> None:
         keys = [connector.put(bytes([n]) * 300_000) for n in range(200)]
         views = [connector.get_view(key) for key in keys]
         assert all(view == bytes([n]) * 300_000 for n, view in enumerate(views))
+        del views
+        # Many to a file, and more files than may be open.
+        keys = [connector.put(n.to_bytes(2, "little") * 7000) for n in range(75 * 128)]
+        assert len(open_files()) < highest + 48
+        assert all(connector.get(key)[:2] == n.to_bytes(2, "little") for n, key in enumerate(keys))
 
 
 def test_where_few_files_may_be_open(root: Path) -> None:

@@ -265,7 +265,7 @@ def test_few_arenas_are_mapped(
     connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each may take a descriptor; beyond the bound they are mapped anew when they are needed."""
-    monkeypatch.setattr("proxyflow.connectors.packing._MOST", 2)
+    monkeypatch.setattr(connector._packs, "_most", 2)
     keys = [connector.put(bytes([n % 251]) * 10 * KIB) for n in range(500)]
     assert len(arenas(connector)) >= 4
     assert all(connector.get(key) == bytes([n % 251]) * 10 * KIB for n, key in enumerate(keys))
