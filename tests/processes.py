@@ -10,7 +10,12 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-__all__ = ["Running", "run", "small_file_system"]
+import pytest
+
+__all__ = ["Running", "only_root", "run", "small_file_system"]
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+"""For tests that use `small_file_system`."""
 
 # A deadline that only a hang reaches.
 LONG = 60.0

@@ -13,7 +13,7 @@ import pytest
 
 import proxyflow
 from proxyflow import Store
-from tests.processes import Running, small_file_system
+from tests.processes import Running, only_root, small_file_system
 
 _RUN = """
 import multiprocessing, os, sys, time
@@ -121,7 +121,7 @@ def test_gc_looks_wherever_a_default_store_may_have_been(
     assert os.listdir(elsewhere / "shm") == os.listdir(elsewhere / "tmp") == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_room_taken_by_a_dead_run_counts_as_room(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

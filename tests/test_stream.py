@@ -30,10 +30,9 @@ from proxyflow.errors import (
     WaitTimeoutError,
 )
 from proxyflow.stream import Stream, StreamItem
-from tests.processes import small_file_system
+from tests.processes import only_root, small_file_system
 
 LONG = 60.0
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ made per chunk, whoever reads them.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
+
+from proxyflow.storage.copying import usable_cpus
 
 __all__ = ["CHUNK", "Piece", "map_chunks", "split", "total"]
 
@@ -93,7 +94,7 @@ def map_chunks(function: Callable[[_T], _R], items: Sequence[_T], *, alone: int 
     BaseException
         The first exception the function raised.
     """
-    threads = 1 if len(items) <= alone or sys.is_finalizing() else min(_MAX_THREADS, _usable_cpus())
+    threads = 1 if len(items) <= alone or sys.is_finalizing() else min(_MAX_THREADS, usable_cpus())
     if threads == 1:
         return [function(item) for item in items]
     stride = -(-len(items) // threads)
@@ -104,12 +105,6 @@ def map_chunks(function: Callable[[_T], _R], items: Sequence[_T], *, alone: int 
     for job in jobs[1:]:
         job.start()
     return [result for job in jobs for result in job.results()]
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Job(Generic[_T, _R]):

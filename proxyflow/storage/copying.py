@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["Buffer", "Pieces", "Source", "copy", "copy_pieces"]
+__all__ = ["Buffer", "Pieces", "Source", "copy", "copy_pieces", "usable_cpus"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -87,7 +87,7 @@ def copy(target: memoryview, source: memoryview) -> None:
     if target.nbytes < 2 * _SHARE or numpy is None or sys.is_finalizing():
         target[:] = source
         return
-    threads = min(_MOST_THREADS, _usable_cpus(), target.nbytes // _SHARE)
+    threads = min(_MOST_THREADS, usable_cpus(), target.nbytes // _SHARE)
     into, out_of = numpy.frombuffer(target, numpy.uint8), numpy.frombuffer(source, numpy.uint8)
     step = -(-len(into) // threads)
     parts = [slice(start, start + step) for start in range(0, len(into), step)]
@@ -110,7 +110,8 @@ def _start(function: Any, *args: Any) -> threading.Thread | None:
     return thread
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Return on how many processors this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -174,7 +174,11 @@ class Segment:
 
     def is_removed(self) -> bool:
         """Whether its file has no name any more."""
-        return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError:
+            # Another thread has withdrawn and closed it in the midst of this.
+            return False
 
     def discard(self, directory: int) -> None:
         """Remove the file of a segment that is not published, and let go of it."""

@@ -22,10 +22,9 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
-from tests.processes import run, small_file_system
+from tests.processes import only_root, run, small_file_system
 
 ROOT = os.geteuid() == 0
-only_root = pytest.mark.skipif(not ROOT, reason="only root may mount a file system")
 MIB = 1 << 20
 
 

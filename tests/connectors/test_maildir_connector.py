@@ -30,9 +30,8 @@ from proxyflow.errors import (
 )
 from proxyflow.storage.maildir import FileStore
 from tests.killing import killed_at_each_step
-from tests.processes import Running, run, small_file_system
+from tests.processes import Running, only_root, run, small_file_system
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 MIB = 1 << 20
 
 

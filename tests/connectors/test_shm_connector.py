@@ -32,7 +32,7 @@ from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.storage.copying import Pieces
 from proxyflow.storage.segments import SegmentPool
-from tests.processes import small_file_system
+from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
 FORK = multiprocessing.get_context("fork")
@@ -392,7 +392,7 @@ def test_what_is_not_used_is_given_back(
     until(lambda: not free(connector))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_what_is_kept_makes_room_for_what_is_needed(tmp_path: Path) -> None:
     with (
         small_file_system(tmp_path / "memory", 8),
@@ -407,7 +407,7 @@ def test_what_is_kept_makes_room_for_what_is_needed(tmp_path: Path) -> None:
         assert free(connector) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_what_is_being_given_back_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +455,7 @@ def other_process(
         process.join()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 @pytest.mark.parametrize("by_key", [True, False])
 def test_what_another_process_evicts_takes_no_memory(tmp_path: Path, by_key: bool) -> None:
     """A worker does not hold on to the pages of results that have been fetched and evicted."""
@@ -477,7 +477,7 @@ def test_what_another_process_evicts_takes_no_memory(tmp_path: Path, by_key: boo
         until(lambda: used(memory) < MIB)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
     with (
         small_file_system(tmp_path / "memory", 4),

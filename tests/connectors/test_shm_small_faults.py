@@ -15,7 +15,7 @@ from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import InvalidKeyError, StoreFullError
 from proxyflow.storage.arena import PREFIX, SIZE, SLOTS
 from tests.packed import arena_of, arenas, directory_of, files
-from tests.processes import run, small_file_system
+from tests.processes import only_root, run, small_file_system
 
 KIB = 1 << 10
 
@@ -126,7 +126,7 @@ def test_without_room_for_an_arena_objects_are_files(
     assert list(connector.scan()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_a_full_file_system_is_an_error_and_no_signal(tmp_path: Path) -> None:
     with (
         small_file_system(tmp_path / "memory", 2),
@@ -142,7 +142,7 @@ def test_a_full_file_system_is_an_error_and_no_signal(tmp_path: Path) -> None:
         assert connector.get(connector.put(b"again")) == b"again"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@only_root
 def test_an_empty_arena_makes_room_for_what_is_needed(tmp_path: Path) -> None:
     with (
         small_file_system(tmp_path / "memory", 2),
