@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from proxyflow.errors import AuthenticationError, ConfigError, CorruptObjectError
 from proxyflow.serialize.chunks import CHUNK, map_chunks
-from proxyflow.serialize.digestcopy import copy_digested
+from proxyflow.serialize.digestcopy import digest_leaves
 from proxyflow.serialize.layout import ALIGNMENT
 from proxyflow.serialize.payload import Payload, pack
 from proxyflow.serialize.unpacking import unpack
@@ -68,7 +68,9 @@ def row(body: bytes, *, raw: int | None = None, codec: int = 0) -> tuple[int, in
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 5000, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, 63, 64, 5000, CHUNK, CHUNK + 1, 3 * CHUNK + 7, 5 * CHUNK + 241]
+)
 def test_what_is_packed_is_unpacked(size: int, compress: bool, secret: bytes | None) -> None:
     """Every size around the limits of alignment, chunks and threads comes back as it was."""
     buffers = [memoryview(noise(size)), memoryview(b"ab" * (size // 2)), memoryview(b"")]
@@ -81,7 +83,9 @@ def test_what_is_packed_is_unpacked(size: int, compress: bool, secret: bytes | N
 
 @pytest.mark.parametrize("secret", SECRETS[:2])
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("size", [0, 1000, 100_000, CHUNK - 1, CHUNK, 3 * CHUNK + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1000, 200_000, CHUNK - 1, CHUNK, 3 * CHUNK + 7, 5 * CHUNK + 241]
+)
 def test_a_payload_that_is_copied_is_the_one_that_is_written(
     size: int, compress: bool, secret: bytes | None
 ) -> None:
@@ -100,39 +104,84 @@ def test_a_payload_that_is_copied_is_the_one_that_is_written(
             assert joined(copied) == data
 
 
-needs_c = pytest.mark.skipif(copy_digested is None, reason="without the part in C")
+needs_c = pytest.mark.skipif(digest_leaves is None, reason="without the part in C")
+
+
+def digests_of(source: memoryview, leaf: int) -> bytes:
+    leaves = [source[at : at + leaf] for at in range(0, len(source), leaf)]
+    return b"".join(map(xxhash.xxh3_128_digest, leaves))
 
 
 @needs_c
 @settings(max_examples=300, deadline=None)
-@given(st.integers(241, 5000), st.integers(0, 70), st.integers(0, 70), st.randoms())
-def test_copying_and_digesting_in_one_go(
-    size: int, source_at: int, target_at: int, rng: random.Random
+@given(
+    st.integers(241, 3000),
+    st.integers(0, 5),
+    st.integers(0, 3000),
+    st.integers(0, 70),
+    st.integers(0, 70),
+    st.integers(-1, 9),
+    st.randoms(),
+)
+def test_digesting_leaves_and_copying_them(
+    leaf: int,
+    whole: int,
+    rest: int,
+    source_at: int,
+    target_at: int,
+    threads: int,
+    rng: random.Random,
 ) -> None:
-    """The digest is the one that xxhash finds, and nothing besides the target is written to."""
-    assert copy_digested is not None
+    """The digests are those that xxhash finds, and nothing besides the target is written to."""
+    assert digest_leaves is not None
+    rest = min(rest, leaf) if rest >= 241 else 0
+    size = leaf * whole + rest or leaf
     source = memoryview(rng.randbytes(source_at + size))[source_at:]
+    expected = digests_of(source, leaf)
+    assert digest_leaves(source, None, leaf, threads) == expected
     memory = bytearray(target_at + size + 70)
-    target = memoryview(memory)[target_at : target_at + size]
-    assert copy_digested(target, source) == xxhash.xxh3_128_digest(source)
+    with memoryview(memory)[target_at : target_at + size] as target:
+        assert digest_leaves(source, target, leaf, threads) == expected
     assert memory == bytes(target_at) + source + bytes(70)
 
 
 @needs_c
-def test_what_cannot_be_copied_and_digested_in_one_go() -> None:
-    """Memory of another length, read-only memory and small pieces are refused."""
-    assert copy_digested is not None
-    for target, source in ((1000, 999), (999, 1000), (240, 240), (0, 0)):
-        with pytest.raises(ValueError, match=f"{source} bytes to {target}"):
-            copy_digested(memoryview(bytearray(target)), bytes(source))
-    with pytest.raises(TypeError):
-        copy_digested(memoryview(bytes(1000)), bytes(1000))
+@pytest.mark.parametrize("target_at", [0, 1, 16])
+def test_what_is_written_past_the_caches_is_all_there(target_at: int) -> None:
+    """Large memory is copied in a way of its own, with one thread and with several."""
+    assert digest_leaves is not None
+    source = memoryview(noise(9 << 20))
+    for threads in (1, 4):
+        memory = bytearray(target_at + len(source) + 1)
+        with memoryview(memory)[target_at : target_at + len(source)] as target:
+            digests = digest_leaves(source, target, CHUNK, threads)
+        assert digests == digests_of(source, CHUNK)
+        assert memory[:target_at] == bytes(target_at)
+        assert memory[target_at:-1] == source
+        assert memory[-1] == 0
 
 
 @needs_c
-def test_other_threads_go_on_while_memory_is_copied_and_digested() -> None:
+def test_what_cannot_be_digested_in_leaves() -> None:
+    """Small leaves, memory of another length and read-only memory are refused."""
+    assert digest_leaves is not None
+    for size, leaf in ((240, 1000), (1000, 240), (1100, 1000), (0, 1000), (1000, 0), (1000, -1)):
+        with pytest.raises(ValueError, match=f"{size} bytes in leaves of {leaf}: .* 241"):
+            digest_leaves(bytes(size), None, leaf, 1)
+    for source, target in ((1000, 999), (999, 1000), (1000, 0)):
+        with pytest.raises(ValueError, match=f"{source} bytes to {target}"):
+            digest_leaves(bytes(source), memoryview(bytearray(target)), 5000, 1)
+    with pytest.raises(BufferError):
+        digest_leaves(bytes(1000), memoryview(bytes(1000)), 5000, 1)
+    with pytest.raises(BufferError):
+        digest_leaves(bytes(1000), memoryview(bytearray(2000))[::2], 5000, 1)
+
+
+@needs_c
+@pytest.mark.parametrize("threads", [1, 4])
+def test_other_threads_go_on_while_memory_is_copied_and_digested(threads: int) -> None:
     """A thread that copies a large array does not keep the interpreter to itself."""
-    assert copy_digested is not None
+    assert digest_leaves is not None
     source = bytes(32 << 20)
     target = memoryview(bytearray(source))
     copying, finished = threading.Event(), threading.Event()
@@ -140,7 +189,7 @@ def test_other_threads_go_on_while_memory_is_copied_and_digested() -> None:
     def copy_often() -> None:
         copying.set()
         for _ in range(50):
-            copy_digested(target, source)
+            digest_leaves(source, target, CHUNK, threads)
         finished.set()
 
     interval = sys.getswitchinterval()

@@ -17,7 +17,6 @@ from dask.base import get_annotations
 from distributed import Client
 from distributed.protocol.serialize import serialize, to_serialize
 
-from proxyflow.nesting import Replacement
 from proxyflow_dask.graph import Packing, Rules, make_graph
 from proxyflow_dask.owner import Owner
 from proxyflow_dask.private import (
@@ -30,7 +29,7 @@ from proxyflow_dask.private import (
 )
 from proxyflow_dask.results import load_results
 from proxyflow_dask.scheduler import NAME
-from proxyflow_dask.values import encode
+from proxyflow_dask.values import StoredArguments
 
 __all__ = ["Attachment", "Use"]
 
@@ -136,10 +135,9 @@ class Attachment:
         if use is None:
             with self.using(_OFF):
                 return original(func, *args, **kwargs)
-        hashing = self._hashing(use)
-        args = tuple([hashing.apply(arg) for arg in args])
-        with self.using(use):
-            return original(func, *args, **self._hash_keywords(hashing, kwargs, "submit"))
+        with self.using(use), StoredArguments(use.owner, use.rules.policy) as stored:
+            args = tuple([stored.of(arg) for arg in args])
+            return original(func, *args, **self._store_keywords(stored, kwargs, "submit"))
 
     def _map(self, func: Callable[..., Any], *iterables: Any, **kwargs: Any) -> Any:
         use = self._use_for(func, kwargs)
@@ -147,10 +145,9 @@ class Attachment:
         if use is None:
             with self.using(_OFF):
                 return original(func, *iterables, **kwargs)
-        hashing = self._hashing(use)
-        hashed = [_hash_items(hashing, items) for items in iterables]
-        with self.using(use):
-            return original(func, *hashed, **self._hash_keywords(hashing, kwargs, "map"))
+        with self.using(use), StoredArguments(use.owner, use.rules.policy) as stored:
+            items = [_store_items(stored, items) for items in iterables]
+            return original(func, *items, **self._store_keywords(stored, kwargs, "map"))
 
     def _use_for(self, func: Callable[..., Any], kwargs: dict[str, Any]) -> Use | None:
         """Return how to treat a call, taking out of its keywords what is said about that."""
@@ -165,17 +162,9 @@ class Attachment:
         override = _override.get()
         return None if override is _OFF else override or self.use
 
-    @staticmethod
-    def _hashing(use: Use) -> Replacement:
-        """Return what puts digests in the place of large values, for Dask to make keys of."""
-        policy, store = use.rules.policy, use.owner.store
-        return Replacement(policy, lambda value: encode(value, store, policy.nbytes))
-
-    def _hash_keywords(self, hashing: Replacement, kwargs: Any, method: str) -> dict[str, Any]:
+    def _store_keywords(self, stored: StoredArguments, kwargs: Any, method: str) -> dict[str, Any]:
         own = own_parameters(getattr(type(self.client), method))
-        return {
-            name: value if name in own else hashing.apply(value) for name, value in kwargs.items()
-        }
+        return {name: value if name in own else stored.of(value) for name, value in kwargs.items()}
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         original = self._original("_graph_to_futures")
@@ -270,12 +259,12 @@ class Attachment:
             use.owner.close()
 
 
-def _hash_items(hashing: Replacement, items: Any) -> Any:
-    """Return what `map` is to iterate over, its large items hashed."""
+def _store_items(stored: StoredArguments, items: Any) -> Any:
+    """Return what `map` is to iterate over, its large items stored."""
     if isinstance(items, str | bytes | range) or not hasattr(items, "__len__"):
         return items
     old = list(items)
-    new = [hashing.apply(item) for item in old]
+    new = [stored.of(item) for item in old]
     return new if any(a is not b for a, b in zip(old, new, strict=True)) else items
 
 

@@ -80,6 +80,7 @@ class Packing:
         # By identity, each kept beside its value so that the identity stays unique: one array in a
         # hundred tasks of a graph is hashed once, not a hundred times.
         self._stored: dict[int, tuple[Any, Lease | None, Any]] = {}
+        self._own: list[Lease] = []
         self._functions: dict[int, tuple[Any, Any, list[Lease]]] = {}
 
     def pack(self, graph: Mapping[Any, GraphNode], *, left_out: set[Any]) -> dict[Any, GraphNode]:
@@ -126,11 +127,11 @@ class Packing:
         known = self._stored.get(id(value))
         if known is not None:
             return known[1:]
-        obj, payload = (value.value, value.payload) if type(value) is Encoded else (value, None)
+        obj = value.value if type(value) is Encoded else value
         lease: Lease | None = None
         new: Any = obj
         try:
-            lease = self._owner.lease(obj, payload)
+            lease = self._lease(value)
         except StoreFullError as error:
             warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=2)
         else:
@@ -138,6 +139,16 @@ class Packing:
             new = Proxy(loan, describe(obj, hashed=False))
         self._stored[id(value)] = (value, lease, new)
         return lease, new
+
+    def _lease(self, value: Any) -> Lease:
+        if type(value) is not Encoded:
+            lease = self._owner.lease(value)
+        elif value.lease is not None:
+            return value.lease
+        else:
+            lease = self._owner.lease(value.value, value.payload)
+        self._own.append(lease)
+        return lease
 
     def function(self, function: Any) -> tuple[Any, list[Lease]]:
         """Return what travels in place of a function, and what it needs."""
@@ -167,7 +178,7 @@ class Packing:
 
     def settle(self) -> None:
         """Let go of the leases that only this submission held: from now on the tasks hold them."""
-        self._owner.settle([lease for _, lease, _ in self._stored.values() if lease is not None])
+        self._owner.settle(self._own)
 
 
 class _PackedTask:

@@ -81,8 +81,8 @@ class Owner:
 
     # -- submitting ----------------------------------------------------------------------------
 
-    def lease(self, value: Any, payload: Payload | None) -> Lease:
-        """Store a value unless equal content is stored already.
+    def lease(self, value: Any, payload: Payload | None = None) -> Lease:
+        """Store a value, which may have been encoded, unless equal content is stored already.
 
         Raises
         ------

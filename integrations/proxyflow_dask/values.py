@@ -1,4 +1,4 @@
-"""Which values of a graph are large, and the ones among them that have been hashed already."""
+"""Which values of a graph are large, and the ones among them that have been stored already."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 from dask.tokenize import normalize_token
 
+from proxyflow.errors import StoreFullError
 from proxyflow.factory import StoreFactory
+from proxyflow.nesting import Replacement
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, get_factory
 from proxyflow.serialize import Payload
-from proxyflow.store import Store
+from proxyflow_dask.owner import Lease, Owner
 from proxyflow_dask.private import GraphNode, TaskRef
 
-__all__ = ["Encoded", "GraphPolicy", "encode"]
+__all__ = ["Encoded", "GraphPolicy", "StoredArguments"]
 
 # Equal values of these have equal payloads, so the digest of the payload is as good a token as
 # Dask's own and does not have to read the value a second time.
@@ -24,17 +26,19 @@ _CANONICAL_PACKAGES = frozenset({"numpy", "pandas", "pyarrow"})
 
 
 class Encoded:
-    """A large value between the choice of its task's key and its being stored.
+    """A large value between the choice of its task's key and its being replaced in the graph.
 
     Dask makes the key of a task from hashes of the arguments. This one brings the digest that the
-    store needs in any case, so a large argument is hashed and serialised once.
+    store made while it copied the value, so its memory is read once.
     """
 
-    __slots__ = ("nbytes", "payload", "value")
+    __slots__ = ("lease", "nbytes", "payload", "value")
 
-    def __init__(self, value: Any, payload: Payload, nbytes: int) -> None:
+    def __init__(self, value: Any, payload: Payload, lease: Lease | None, nbytes: int) -> None:
         self.value = value
         self.payload = payload
+        self.lease = lease
+        """None where the store is full."""
         self.nbytes = nbytes
         """At least the threshold, so that whoever looks for large values finds it."""
 
@@ -50,12 +54,51 @@ def _same(value: Any) -> Any:
     return value
 
 
-def encode(value: Any, store: Store, nbytes: int) -> Any:
-    """Return a large value encoded, or as it is if Dask had better hash it itself."""
-    kind = type(value)
-    if kind in _CANONICAL or kind.__module__.partition(".")[0] in _CANONICAL_PACKAGES:
-        return Encoded(value, store.encode(value), nbytes)
-    return value
+class StoredArguments:
+    """The arguments of one call of ``submit`` or ``map``, large ones stored, for Dask to make keys.
+
+    To be used in a ``with`` statement around the call. When it ends, what no task of the call got
+    is evicted.
+
+    Parameters
+    ----------
+    owner
+        Who stores them.
+    policy
+        What is large.
+    """
+
+    def __init__(self, owner: Owner, policy: Policy) -> None:
+        self._owner = owner
+        self._policy = policy
+        self._leases: list[Lease] = []
+
+    def __enter__(self) -> StoredArguments:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._owner.settle(self._leases)
+
+    def of(self, argument: Any) -> Any:
+        """Return an argument with its large values encoded."""
+        return Replacement(self._policy, self._encode).apply(argument)
+
+    def _encode(self, value: Any) -> Any:
+        """Return a large value encoded, or as it is if Dask had better hash it itself."""
+        kind = type(value)
+        if kind not in _CANONICAL and kind.__module__.partition(".")[0] not in _CANONICAL_PACKAGES:
+            return value
+        payload = self._owner.store.encode(value)
+        return Encoded(value, payload, self._lease(value, payload), self._policy.nbytes)
+
+    def _lease(self, value: Any, payload: Payload) -> Lease | None:
+        try:
+            lease = self._owner.lease(value, payload)
+        except StoreFullError:
+            # There may be room when the graph is made; if not, that is the place to say so.
+            return None
+        self._leases.append(lease)
+        return lease
 
 
 @normalize_token.register(Proxy)  # type: ignore[untyped-decorator]

@@ -1,3 +1,9 @@
-"""Copying and digesting in C."""
+"""Digesting and copying in C."""
 
-def copy_digested(target: memoryview, source: bytes | bytearray | memoryview, /) -> bytes: ...
+def digest_leaves(
+    source: bytes | bytearray | memoryview,
+    target: memoryview | None,
+    leaf: int,
+    threads: int,
+    /,
+) -> bytes: ...

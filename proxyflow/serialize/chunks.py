@@ -19,9 +19,9 @@ __all__ = ["CHUNK", "Piece", "map_chunks", "split", "total"]
 Piece: TypeAlias = bytes | bytearray | memoryview
 """Part of a frame; a memoryview is flat, of format ``B``, so that ``len`` is its size in bytes."""
 
-# Each chunk hands the interpreter back once, which takes longer than hashing 8 MiB where another
-# thread is running Python; and 64 MiB are still enough for four threads.
-CHUNK = 16 * 1024 * 1024
+# Small enough for a few megabytes to be shared evenly by two threads; large enough for what is kept
+# of each chunk, and for handing the interpreter back, which each one costs in Python.
+CHUNK = 2 * 1024 * 1024
 
 _MAX_THREADS = 4
 
@@ -69,7 +69,7 @@ def split(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return chunks
 
 
-def map_chunks(function: Callable[[_T], _R], items: Sequence[_T], *, alone: int = 2) -> list[_R]:
+def map_chunks(function: Callable[[_T], _R], items: Sequence[_T], *, alone: int = 1) -> list[_R]:
     """Apply a function that releases the GIL to one item per chunk, in order of the items.
 
     A few chunks are worked on by the caller alone, more by up to four threads, the caller being

@@ -15,12 +15,17 @@ import xxhash
 
 from proxyflow.errors import ConfigError
 from proxyflow.serialize.chunks import CHUNK, Piece, map_chunks, split
-from proxyflow.serialize.digestcopy import PAYS_FROM, copy_digested
+from proxyflow.serialize.digestcopy import LEAST, digest_leaves, threads_for
 from proxyflow.storage.copying import copy_pieces
 
 __all__ = ["IDENTITY_SIZE", "Checksum", "Digester", "Mac"]
 
 IDENTITY_SIZE = 16
+
+# Below this size all of it is in a cache when it is read the second time.
+_IN_C_FROM = 128 << 10
+# How many chunks of XXH3 take no longer than starting a thread for them in Python.
+_ALONE = 8
 
 
 class Digester(Protocol):
@@ -58,17 +63,15 @@ class Checksum:
 
     def frame(self, pieces: Sequence[Piece], nbytes: int, into: memoryview | None = None) -> bytes:
         """Return the digest of one frame; a tree of two levels if it exceeds one chunk."""
-        if into is not None and copy_digested is None:
-            copy_pieces(into, pieces)
-            into = None
-        if nbytes <= CHUNK:
-            return _xxh3(pieces, into)
-        chunks = split(pieces)
-        if into is None:
-            return xxhash.xxh3_128_digest(b"".join(map_chunks(_xxh3, chunks)))
-        places = [into[start : start + CHUNK] for start in range(0, nbytes, CHUNK)]
-        digests = map_chunks(lambda at: _xxh3(chunks[at], places[at]), range(len(chunks)), alone=1)
-        return xxhash.xxh3_128_digest(b"".join(digests))
+        if _in_c(pieces, nbytes):
+            leaves = _leaves(pieces[0], nbytes, into)
+        else:
+            if into is not None:
+                copy_pieces(into, pieces)
+            if nbytes <= CHUNK:
+                return _xxh3(pieces)
+            leaves = b"".join(map_chunks(_xxh3, split(pieces), alone=_ALONE))
+        return leaves if nbytes <= CHUNK else xxhash.xxh3_128_digest(leaves)
 
     def header(self, header: bytes) -> bytes:
         """Return the digest of the header."""
@@ -79,11 +82,27 @@ class Checksum:
         return xxhash.xxh3_128_digest(summary)
 
 
-def _xxh3(pieces: Sequence[Piece], into: memoryview | None = None) -> bytes:
-    if into is not None:
-        if copy_digested is not None and len(pieces) == 1 and len(pieces[0]) >= PAYS_FROM:
-            return copy_digested(into, pieces[0])
-        copy_pieces(into, pieces)
+def _in_c(pieces: Sequence[Piece], nbytes: int) -> bool:
+    return digest_leaves is not None and nbytes >= _IN_C_FROM and len(pieces) == 1
+
+
+def _leaves(frame: Piece, nbytes: int, into: memoryview | None) -> bytes:
+    """Return the digests of the chunks of a frame, copied on the way if there is memory for it."""
+    assert digest_leaves is not None
+    rest = nbytes % CHUNK
+    if 0 < rest < LEAST:
+        # A last chunk of a few bytes.
+        whole = nbytes - rest
+        last = memoryview(frame)[whole:]
+        if into is not None:
+            into[whole:] = last
+            into = into[:whole]
+        leaves = digest_leaves(memoryview(frame)[:whole], into, CHUNK, threads_for(whole))
+        return leaves + xxhash.xxh3_128_digest(last)
+    return digest_leaves(frame, into, CHUNK, threads_for(nbytes))
+
+
+def _xxh3(pieces: Sequence[Piece]) -> bytes:
     if len(pieces) == 1:
         return xxhash.xxh3_128_digest(pieces[0])
     state = xxhash.xxh3_128()

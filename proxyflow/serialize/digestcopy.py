@@ -1,4 +1,4 @@
-"""Copying memory and digesting it in one go: the part in C, if there is one."""
+"""Digesting large memory, and copying it in one go: the part in C, if there is one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ import os
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["PAYS_FROM", "CopyDigested", "copy_digested"]
+from proxyflow.storage.copying import usable_cpus
 
-PAYS_FROM = 8 << 20
-"""From how many bytes on that is faster: less is in a cache when it is read the second time."""
+__all__ = ["LEAST", "DigestLeaves", "digest_leaves", "threads_for"]
 
-CopyDigested: TypeAlias = Callable[[memoryview, bytes | bytearray | memoryview], bytes]
+LEAST = 241
+"""Shorter memory has digests of another kind, which the part in C does not make."""
 
-copy_digested: CopyDigested | None = None
-"""Copies flat memory to flat memory of the same length and returns its XXH3-128 digest: 100 MiB in
-0.6 of the time that it takes one after the other. None without a compiler, or off x86-64."""
+# Starting a thread takes as long as digesting one or two megabytes.
+_SHARE = 2 << 20
+_MOST_THREADS = 4
+
+DigestLeaves: TypeAlias = Callable[
+    [bytes | bytearray | memoryview, memoryview | None, int, int], bytes
+]
+
+digest_leaves: DigestLeaves | None = None
+"""Cuts flat memory into leaves of so many bytes, digests them in so many threads, and copies them
+where there is memory for it; 100 MiB in less time than one thread takes to copy them. None without
+a compiler, or off x86-64."""
 
 if not os.environ.get("PROXYFLOW_PURE_PYTHON"):
     try:
-        from proxyflow.serialize._digestcopy import copy_digested
+        from proxyflow.serialize._digestcopy import digest_leaves
     except ImportError:
-        copy_digested = None
+        digest_leaves = None
+
+
+def threads_for(nbytes: int) -> int:
+    """Return how many threads to digest so many bytes with.
+
+    Examples
+    --------
+    >>> threads_for(1 << 20)
+    1
+    """
+    return 1 if nbytes < 2 * _SHARE else min(_MOST_THREADS, usable_cpus(), nbytes // _SHARE)

@@ -10,7 +10,6 @@ import xxhash
 from proxyflow.serialize import codec
 from proxyflow.serialize.chunks import Piece, total
 from proxyflow.serialize.digest import Checksum, Digester, Mac
-from proxyflow.serialize.digestcopy import PAYS_FROM
 from proxyflow.serialize.layout import (
     AUTHENTICATED,
     LZ4,
@@ -32,7 +31,9 @@ _CHECKSUM = Checksum()
 # Up to this size a payload is digested at once: the memory is in a cache.
 _SMALL = 64 << 10
 
-# A glimpse is of so many buffers, and of each at so many places so many bytes: a cache line.
+# From this size on a glimpse takes less time than a digest.
+_GLIMPSE_FROM = 256 << 10
+# It is of so many buffers, and of each at so many places so many bytes: a cache line.
 _SAMPLES = 16
 _SAMPLE = 64
 
@@ -102,7 +103,7 @@ class Payload:
         it is the length.
         """
         if self._glimpse is None:
-            draft = None if self.nbytes < PAYS_FROM else self._draft
+            draft = None if self.nbytes < _GLIMPSE_FROM else self._draft
             self._glimpse = self.nbytes if draft is None else draft.glimpse()
         return self._glimpse
 
