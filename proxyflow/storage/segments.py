@@ -36,8 +36,13 @@ from proxyflow.storage.fileio import descriptors, names, write_frames
 __all__ = ["Segment", "SegmentPool", "finish_closing", "lease", "still_named"]
 
 _FREE = ".free-"
-# Below this size a system call that copies is faster than setting up a mapping.
+# Below this size a system call that copies is faster than setting up a mapping; and while there are
+# no pages yet, as long as one thread copies: several take turns at what the kernel does for a page.
 _MAP_FROM = 256 << 10
+_MAP_NEW_FROM = 8 << 20
+# A signal undoes what is being allocated. This much takes less than a millisecond, so that even a
+# profiler's timer does not come each time.
+_ALLOCATED_AT_ONCE = 8 << 20
 # Below this size closing takes no longer than handing it to a thread.
 _CLOSE_LATER_FROM = 1 << 20
 # A segment is not used for an object that would leave most of it empty.
@@ -121,20 +126,31 @@ class Segment:
             If there is no room (``ENOSPC``).
         """
         nbytes = source.nbytes
+        pages = _in_pages(nbytes)
         if nbytes > self.allocated:
             self._unmap()
             self._resize(0)
             self.allocated = 0
-            # Written, and not through a mapping: where there is no room, that would kill.
-            write_frames(self.fd, source.frames)
-            self._length = nbytes
-        elif nbytes < _MAP_FROM:
-            self._resize(nbytes)
-            write_frames(self.fd, source.frames)
+            if nbytes >= _MAP_NEW_FROM:
+                self._allocate(pages)
+        if nbytes < _MAP_FROM or nbytes > self.allocated:
+            self._write(source)
         else:
             self._copy(source)
         # Of what lies beyond the end, the kernel keeps the rest of the last page.
-        self.allocated = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.allocated = pages
+
+    def _allocate(self, nbytes: int) -> None:
+        """Get pages: where there is no room for them, copying into a mapping would kill."""
+        for start in range(0, nbytes, _ALLOCATED_AT_ONCE):
+            os.posix_fallocate(self.fd, start, min(_ALLOCATED_AT_ONCE, nbytes - start))
+        self._length = self.allocated = nbytes
+        self._mapping = mmap.mmap(self.fd, nbytes)
+
+    def _write(self, source: Source) -> None:
+        self._resize(min(self._length, source.nbytes))
+        write_frames(self.fd, source.frames)
+        self._length = source.nbytes
 
     def _copy(self, source: Source) -> None:
         """Copy it into pages that are there already."""
@@ -210,6 +226,11 @@ class Segment:
 
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+def _in_pages(nbytes: int) -> int:
+    """Return how many bytes the pages have that so many bytes take."""
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class SegmentPool:

@@ -85,7 +85,7 @@ def until(condition: Callable[[], Any]) -> None:
 # -- recycling ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nbytes", [65_537, 100_000, 3 * MIB])
+@pytest.mark.parametrize("nbytes", [65_537, 100_000, 3 * MIB, 9 * MIB])
 def test_pages_of_an_evicted_object_are_used_again(
     connector: SharedMemoryConnector, nbytes: int
 ) -> None:
@@ -98,7 +98,14 @@ def test_pages_of_an_evicted_object_are_used_again(
     assert connector.get(second) == b"b" * nbytes
 
 
-@pytest.mark.parametrize("sizes", [(3 * MIB, 2 * MIB + 7, 3 * MIB), (300_001, 300_000, 303_000)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (3 * MIB, 2 * MIB + 7, 3 * MIB),
+        (300_001, 300_000, 303_000),
+        (9 * MIB + 1, 9 * MIB + 4096, 9 * MIB, 20 * MIB - 1),
+    ],
+)
 def test_objects_of_other_sizes(connector: SharedMemoryConnector, sizes: tuple[int, ...]) -> None:
     """Shorter ones and, within the pages there are, longer ones; exact to the byte."""
     for round_, nbytes in enumerate(sizes * 3):
