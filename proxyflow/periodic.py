@@ -51,20 +51,31 @@ class Periodic:
 
     def _renew_after_fork(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector may evict something, and need the thread, in the midst.
+        self._lock = threading.RLock()
         self._pause = threading.Event()
         self._running = False
         self._asked = False
 
     def ensure_running(self) -> None:
-        """Start the thread unless it runs."""
+        """Start the thread unless it runs.
+
+        Raises
+        ------
+        RuntimeError
+            If there is none to be had.
+        """
         if self._pid != os.getpid():
             self._renew_after_fork()
         with self._lock:
             self._asked = True
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                except RuntimeError:
+                    self._running = False
+                    raise
 
     def _run(self) -> None:
         try:

@@ -434,8 +434,10 @@ class FileConnector:
         for directory in directories:
             try:
                 recycler = self._recycler_of(directory)
-                if recycler is None or not recycler.withdraw(name):
+                if recycler is None:
                     os.unlink(name, dir_fd=directory.fd)
+                else:
+                    recycler.remove(name)
             except FileNotFoundError:
                 continue
             except OSError as error:

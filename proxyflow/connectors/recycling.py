@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import threading
 import time
@@ -147,9 +148,20 @@ class Recycler:
         """
         return self._writer.put(data)
 
-    def withdraw(self, name: str) -> bool:
-        """Remove an object; return False if this process did not write it, or long ago."""
-        return self._pool.withdraw(name)
+    def remove(self, name: str) -> None:
+        """Remove an object, so that its pages are used again if that is worth it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        if self._pool.withdraw(name):
+            return
+        if self._pool.leave(name):
+            trimming.add(self)
+        else:
+            os.unlink(name, dir_fd=self.directory.fd)
 
     def trim(self) -> bool:
         """Give back what has not been used for a while; return whether there may be more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 from weakref import WeakSet
 
@@ -31,7 +32,9 @@ class _Trimming:
     def add(self, trimmable: Trimmable) -> None:
         if trimmable not in self._busy:
             self._busy.add(trimmable)
-            self._periodic.ensure_running()
+            # No thread is to be had while the interpreter ends, and with it what is kept.
+            with contextlib.suppress(RuntimeError):
+                self._periodic.ensure_running()
 
     def discard(self, trimmable: Trimmable) -> None:
         self._busy.discard(trimmable)

@@ -2,7 +2,8 @@
 
 Zeroing fresh pages takes the kernel four times as long as copying into pages that are there and
 mapped. So what is removed by the process that wrote it becomes a *free segment*, and the next
-object goes into it.
+object goes into it. What another process removes, it leaves to whichever writes next
+(`proxyflow.storage.handover`).
 
 **What a reader maps never changes.** Whoever maps a segment, or is about to, holds a *lease*: a
 shared lock on a descriptor of its own, which the kernel drops when the mapping is gone or its
@@ -32,6 +33,7 @@ from collections import deque
 from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
 from proxyflow.storage.fileio import descriptors, names, write_frames
+from proxyflow.storage.handover import Handover
 
 __all__ = ["Segment", "SegmentPool", "finish_closing", "lease", "still_named"]
 
@@ -86,8 +88,12 @@ class Segment:
 
     Parameters
     ----------
-    directory
-        Descriptor of the directory it lies in.
+    fd
+        The file, open for reading and writing.
+    free_name
+        What it is called while it stands for no object.
+    nbytes
+        Its length; there are pages for all of it.
 
     Attributes
     ----------
@@ -99,15 +105,22 @@ class Segment:
 
     __slots__ = ("_length", "_mapping", "allocated", "fd", "free_name", "since")
 
-    def __init__(self, directory: int) -> None:
-        self.free_name = _FREE + secrets.token_hex(8)
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        self.fd = os.open(self.free_name, flags, 0o600, dir_fd=directory)
-        self.allocated = 0
+    def __init__(self, fd: int, free_name: str, nbytes: int) -> None:
+        self.fd = fd
+        self.free_name = free_name
+        self.allocated = _in_pages(nbytes)
         self.since = 0.0
-        self._length = 0
+        self._length = nbytes
         self._mapping: mmap.mmap | None = None
-        self.lock()
+
+    @classmethod
+    def new(cls, directory: int) -> Segment:
+        """Return one without any pages, locked."""
+        name = _new_name()
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        segment = cls(os.open(name, flags, 0o600, dir_fd=directory), name, 0)
+        segment.lock()
+        return segment
 
     def lock(self) -> bool:
         """Keep everybody from mapping it; False if somebody does."""
@@ -228,6 +241,10 @@ class Segment:
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
+def _new_name() -> str:
+    return _FREE + secrets.token_hex(8)
+
+
 def _in_pages(nbytes: int) -> int:
     """Return how many bytes the pages have that so many bytes take."""
     return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -241,7 +258,7 @@ class SegmentPool:
     directory
         Descriptor of the directory; it must stay open for as long as the pool is used.
     capacity
-        How many bytes of free segments to keep at most.
+        How many bytes of free segments to keep at most, and to leave to other processes.
 
     Notes
     -----
@@ -272,6 +289,7 @@ class SegmentPool:
     def __init__(self, directory: int, capacity: int) -> None:
         self._directory = directory
         self._capacity = capacity
+        self._handover = Handover(directory, capacity)
         self._most = descriptors(_SHARE_OF_DESCRIPTORS, _MOST)
         self._published: dict[str, Segment] = {}
         self._returned: deque[Segment] = deque()
@@ -281,7 +299,7 @@ class SegmentPool:
     # -- filling -------------------------------------------------------------------------------
 
     def take(self, nbytes: int) -> Segment:
-        """Return a segment to fill, which nobody maps: a free one that fits, else a new one.
+        """Return a segment to fill, which nobody maps: one that is free and fits, else a new one.
 
         Raises
         ------
@@ -299,9 +317,14 @@ class SegmentPool:
                 if allocated - nbytes < mmap.PAGESIZE:
                     break
         if best is None:
-            return Segment(self._directory)
+            return self._claim(nbytes, most) or Segment.new(self._directory)
         self._kept -= smallest
         return self._free.pop(best)
+
+    def _claim(self, nbytes: int, most: int) -> Segment | None:
+        name = _new_name()
+        claimed = self._handover.claim(nbytes, most, as_name=name)
+        return None if claimed is None else Segment(claimed[0], name, claimed[1])
 
     def publish(self, segment: Segment, name: str, *, keep: bool = True) -> None:
         """Give a segment that was filled an object's name.
@@ -355,6 +378,21 @@ class SegmentPool:
             self._returned.append(segment)
         return True
 
+    def leave(self, name: str) -> bool:
+        """Remove an object that another process wrote, leaving its pages to whoever needs some.
+
+        Returns
+        -------
+        bool
+            False if it is not worth that, and still there.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        return self._handover.leave(name, through=_new_name())
+
     def _sort_returned(self) -> None:
         """Keep what nobody maps any more, and for a moment what somebody does."""
         for _ in range(len(self._returned)):
@@ -385,7 +423,8 @@ class SegmentPool:
         before = time.monotonic() - _IDLE
         while self._free and self._free[0].since < before:
             self._discard_oldest()
-        return bool(self._published or self._returned or self._free)
+        left = self._handover.trim(_IDLE)
+        return left or bool(self._published or self._returned or self._free)
 
     def _forget_removed(self) -> None:
         """Let go of what another process has removed, whose pages only this one holds."""
@@ -402,6 +441,7 @@ class SegmentPool:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(segment.free_name, dir_fd=self._directory)
             segment.close_now()
+        self._handover.clear()
         self.remove_orphans()
 
     def remove_orphans(self) -> None:

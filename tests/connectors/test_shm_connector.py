@@ -147,6 +147,151 @@ def test_an_object_that_another_process_evicted(connector: SharedMemoryConnector
     assert connector.get(connector.put(b"x" * MIB)) == b"x" * MIB
 
 
+# -- handing over ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(connector: SharedMemoryConnector) -> Iterator[SharedMemoryConnector]:
+    """Another one in the session, as in the process of a worker."""
+    with SharedMemoryConnector.from_config(connector.config()) as worker:
+        yield worker
+
+
+def left(connector: FileConnector) -> list[str]:
+    """Return what has been left to whoever writes next."""
+    names = os.listdir(os.path.join(connector.store_dir, connector.session))
+    return [name for name in names if name.startswith(".left-")]
+
+
+def store_result(worker: FileConnector, data: bytes) -> FileKey:
+    key = worker.new_key()
+    worker.set(key, data)
+    return key
+
+
+def test_the_pages_of_a_result_are_those_of_the_next(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """Who evicts what another process wrote leaves the pages to whichever writes next."""
+    first = store_result(worker, b"a" * 2 * MIB)
+    before = inode(connector, first)
+    for letter, nbytes in ((b"b", 2 * MIB - 5), (b"c", 2 * MIB - 4000), (b"d", 2 * MIB - 4096)):
+        connector.evict(first)
+        assert left(connector) == [".left-0"]
+        second = store_result(worker, letter * nbytes)
+        assert inode(connector, second) == before
+        assert left(connector) == free(connector) == []
+        assert connector.get(first) is None
+        assert connector.get(second) == letter * nbytes
+        first = second
+
+
+def test_a_view_of_a_result_keeps_its_bytes(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """What somebody maps is nobody's to fill, until he lets go of it."""
+    key = store_result(worker, b"a" * MIB)
+    before = inode(connector, key)
+    view = connector.get_view(key)
+    connector.evict(key)
+    other = store_result(worker, b"b" * MIB)
+    assert view == b"a" * MIB
+    assert inode(connector, other) != before
+    del view
+    assert inode(connector, store_result(worker, b"c" * MIB)) == before
+
+
+def test_a_process_may_write_what_it_was_left(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """The next argument goes where the last result was; its own pages are its own again."""
+    result = store_result(worker, b"a" * MIB)
+    before = inode(connector, result)
+    connector.evict(result)
+    for letter in b"bc":
+        key = connector.put(bytes([letter]) * MIB)
+        assert inode(connector, key) == before
+        assert connector.get(key) == bytes([letter]) * MIB
+        connector.evict(key)
+
+
+def test_only_so_much_is_left(root: Path) -> None:
+    """No more than may be kept, and no more than a few files."""
+    for nbytes, most in ((MIB, 8), (4 * MIB, 4), (17 * MIB, 0), (MIB - 1, 0)):
+        with (
+            SharedMemoryConnector(str(root), capacity=16 * MIB) as connector,
+            SharedMemoryConnector.from_config(connector.config()) as worker,
+        ):
+            for key in [store_result(worker, bytes(nbytes)) for _ in range(10)]:
+                connector.evict(key)
+                assert connector.get(key) is None
+            assert len(left(connector)) == most
+            assert list(connector.scan()) == []
+
+
+def test_what_was_left_and_is_not_used_is_given_back(
+    connector: SharedMemoryConnector,
+    worker: SharedMemoryConnector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxyflow.storage.segments._IDLE", 0.05)
+    connector.evict(store_result(worker, bytes(MIB)))
+    until(lambda: not left(connector))
+
+
+def test_a_file_with_holes_is_not_filled(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """Where memory is full, copying to a page that is not there would end the process."""
+    key = store_result(worker, bytes(2 * MIB))
+    os.truncate(path_of(connector, key), 4096)
+    os.truncate(path_of(connector, key), 2 * MIB)
+    before = inode(connector, key)
+    connector.evict(key)
+    assert inode(connector, store_result(worker, bytes(2 * MIB))) != before
+
+
+@only_root
+def test_what_was_left_makes_room_for_what_is_needed(tmp_path: Path) -> None:
+    with (
+        small_file_system(tmp_path / "memory", 8),
+        SharedMemoryConnector(str(tmp_path / "memory/store"), capacity=8 * MIB) as connector,
+        SharedMemoryConnector.from_config(connector.config()) as worker,
+    ):
+        connector.evict(store_result(worker, bytes(3 * MIB)))
+        assert left(connector)
+        key = connector.put(b"x" * 6 * MIB)
+        assert connector.get(key) == b"x" * 6 * MIB
+
+
+def leave_and_claim(config: dict[str, Any], seed: int) -> None:
+    """Evict what others stored, store what others evict, and check every byte of it."""
+    rng = random.Random(seed)
+    with SharedMemoryConnector.from_config(config) as connector:
+        for count in range(300):
+            value = (seed * 50 + count) % 251
+            key = store_result(connector, bytes([value]) * rng.choice([MIB, MIB + 5000]))
+            data = connector.get(key)
+            if data is None or data.count(value) != len(data):
+                os._exit(3)
+            connector.evict(key)
+            if connector.get(key) is not None:
+                os._exit(4)
+
+
+def test_many_leave_and_claim_at_once(connector: SharedMemoryConnector) -> None:
+    """No file is filled by two, and none is found under a key that is gone."""
+    processes = [
+        FORK.Process(target=leave_and_claim, args=(connector.config(), seed)) for seed in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert list(connector.scan()) == []
+
+
 # -- leases ------------------------------------------------------------------------------------
 
 
@@ -268,6 +413,7 @@ def stress(root: Path, seconds: float) -> None:
     with (
         FORK.Manager() as manager,
         SharedMemoryConnector(str(root), capacity=64 * MIB) as connector,
+        SharedMemoryConnector.from_config(connector.config()) as other,
     ):
         keys = manager.list()
         mine: list[tuple[str, int]] = []
@@ -278,7 +424,10 @@ def stress(root: Path, seconds: float) -> None:
         while time.monotonic() < deadline:
             count += 1
             value = count % 251
-            key = connector.put(bytes([value]) * rng.choice([200_000, MIB, 2 * MIB]))
+            key = connector.new_key()
+            # What another one wrote is left to whoever writes next.
+            writer = rng.choice([connector, other])
+            writer.set(key, bytes([value]) * rng.choice([200_000, MIB, 2 * MIB]))
             reused.add(inode(connector, key))
             mine.append((key.filename, value))
             if len(mine) > 6:
