@@ -72,6 +72,8 @@ class StoredArguments:
         self._owner = owner
         self._policy = policy
         self._leases: list[Lease] = []
+        # By identity: nobody's code runs between two arguments of a call.
+        self._encoded: dict[int, Encoded] = {}
 
     def __enter__(self) -> StoredArguments:
         return self
@@ -88,8 +90,13 @@ class StoredArguments:
         kind = type(value)
         if kind not in _CANONICAL and kind.__module__.partition(".")[0] not in _CANONICAL_PACKAGES:
             return value
-        payload = self._owner.store.encode(value)
-        return Encoded(value, payload, self._lease(value, payload), self._policy.nbytes)
+        encoded = self._encoded.get(id(value))
+        if encoded is None:
+            payload = self._owner.store.encode(value)
+            lease = self._lease(value, payload)
+            encoded = Encoded(value, payload, lease, self._policy.nbytes)
+            self._encoded[id(value)] = encoded
+        return encoded
 
     def _lease(self, value: Any, payload: Payload) -> Lease | None:
         try:

@@ -405,7 +405,7 @@ def test_equal_calls_run_once(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_a_large_argument_is_hashed_and_serialised_once(shop: Shop, monkeypatch: Any) -> None:
-    """Dask takes the digest that the store needs in any case for the key."""
+    """Dask takes the digest that the store needs in any case for the key; `map` takes it once."""
     import dask.hashing
 
     encoded = []
@@ -424,6 +424,9 @@ def test_a_large_argument_is_hashed_and_serialised_once(shop: Shop, monkeypatch:
     future = shop.client.submit(tasks.total, given)
     assert future.result() == N
     assert len(encoded) == 1
+    futures = shop.client.map(tasks.total, [given] * 5 + [array(2)], pure=False)
+    assert shop.client.gather(futures) == [N] * 5 + [2 * N]
+    assert len(encoded) == 3
     assert max(hashed, default=0) < given.nbytes
 
 
