@@ -166,7 +166,7 @@ def rows_with(large: int) -> dict[str, Row]:
         "100 tasks of 1 MiB": Row(submit_each, [array(MIB) for _ in range(100)], 11),
         # Plain Dask has each task's copy in client, scheduler and workers.
         f"{name} to {SHARING} tasks": Row(submit_shared, one, 5, copies=5 * SHARING),
-        f"{name} to {SHARING} tasks by map": Row(map_shared, one, 5, copies=5 * SHARING),
+        f"{name} to {SHARING} tasks by map": Row(map_shared, one, 5, copies=3 * SHARING),
         f"chain of 5 x {name}": Row(submit_chain, one, 5, copies=30),
         f"result of {name}": Row(fetch_result, one, 5),
         f"list of 8 x {label(tenth)}": Row(submit_nested, [array(tenth) for _ in range(8)], 15),

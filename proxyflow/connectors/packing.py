@@ -20,10 +20,10 @@ from proxyflow.storage.fileio import Descriptor
 
 __all__ = ["Packs"]
 
-# The most bytes an object may have to be packed. Pages that are new cost more the more there are:
-# storing, reading and removing one takes a quarter of the time of a file at 1 KiB, half at 8 KiB,
-# two thirds at 16 KiB, and from 32 KiB on as long or longer.
-_LARGEST = 16 << 10
+# The most bytes an object may have to be packed: 32 KiB and what is written with them. New pages
+# cost more the more there are: storing, reading and removing one takes a quarter of a file's time
+# at 1 KiB, half at 8 KiB, three quarters at 32 KiB, and from 64 KiB on as long.
+_LARGEST = 33 << 10
 assert SIZE >= 4 * _LARGEST
 
 # How many arenas to keep mapped. Before Python 3.13 each takes a descriptor, of often 1024.

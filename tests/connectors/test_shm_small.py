@@ -80,7 +80,7 @@ def until(condition: Callable[[], Any]) -> None:
 # -- packing -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, KIB, 16 * KIB])
+@pytest.mark.parametrize("size", [0, 1, KIB, 33 * KIB])
 def test_a_small_object_makes_no_file(connector: SharedMemoryConnector, size: int) -> None:
     key = connector.put(b"x" * size)
     assert (len(arenas(connector)), files(connector)) == (1, [])
@@ -91,7 +91,7 @@ def test_a_small_object_makes_no_file(connector: SharedMemoryConnector, size: in
 def test_larger_ones_and_those_with_a_key_made_before_are_files(
     connector: SharedMemoryConnector,
 ) -> None:
-    connector.put(bytes(16 * KIB + 1))
+    connector.put(bytes(33 * KIB + 1))
     connector.set(connector.new_key(), b"small")
     assert (len(files(connector)), arenas(connector)) == (2, [])
 
