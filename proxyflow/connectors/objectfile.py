@@ -72,7 +72,11 @@ class ObjectFile:
         None if it has been removed.
         """
         size = self._status.st_size
-        view = self._map(size) if size >= _MAP_FROM else None
+        view = None
+        if size >= _MAP_FROM:
+            if self._recycled and not self._lease():
+                return None
+            view = self._map(size)
         if view is None:
             view = memoryview(bytearray(size))
             try:
@@ -82,10 +86,12 @@ class ObjectFile:
                 return None
         return view if self._is_the_object() else None
 
+    def _lease(self) -> bool:
+        """Keep the file as it is; False if it is being filled anew, or has been since."""
+        return lease(self._fd) and os.fstat(self._fd).st_size == self._status.st_size
+
     def _map(self, size: int) -> memoryview | None:
-        """Return a mapping; None if there are too many, or this is being filled anew."""
-        if self._recycled and not lease(self._fd):
-            return None
+        """Return a mapping; None if there are too many."""
         view = fileio.mappings.map(self._fd, size, keep=self._recycled)
         if view is not None and self._recycled:
             # All of it is in memory.

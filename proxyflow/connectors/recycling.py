@@ -167,7 +167,8 @@ class Recycler:
         """Give back what has not been used for a while; return whether there may be more."""
         with self._lock:
             more = self._pool.trim() | self._writer.trim()
-            if time.monotonic() - self._looked_for_orphans > _ORPHANS_EVERY:
+            # The last look may be the last for long.
+            if not more or time.monotonic() - self._looked_for_orphans > _ORPHANS_EVERY:
                 self._looked_for_orphans = time.monotonic()
                 with contextlib.suppress(FileNotFoundError):
                     self._pool.remove_orphans()

@@ -75,12 +75,16 @@ def lease(fd: int) -> bool:
 
 
 def still_named(opened: os.stat_result, name: str, directory: int) -> bool:
-    """Return whether a name in a directory still stands for what was opened by it."""
+    """Return whether a name in a directory still stands for what was opened by it.
+
+    Not where the same file got the same name again, as when an object that was removed is stored
+    once more under its key: each change of its name is a change of the file.
+    """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return found.st_ino == opened.st_ino and found.st_dev == opened.st_dev
+    return os.path.samestat(found, opened) and found.st_ctime_ns == opened.st_ctime_ns
 
 
 class Segment:

@@ -31,7 +31,7 @@ from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.storage.copying import Pieces
-from proxyflow.storage.segments import SegmentPool
+from proxyflow.storage.segments import SegmentPool, lease
 from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
@@ -308,6 +308,40 @@ def test_a_view_keeps_its_bytes(connector: SharedMemoryConnector) -> None:
     connector.evict(others[0])
     again = [connector.put(b"c" * MIB) for _ in range(2)]
     assert before in [inode(connector, each) for each in again]
+
+
+@pytest.mark.parametrize("nbytes", [MIB + 1, 2 * MIB - 5])
+def test_a_file_that_is_filled_anew_before_its_lease(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    """Who opened it looks again: it may be another object's now, or the same key's."""
+
+    def lease_late(fd: int) -> bool:
+        if recycle:
+            recycle.pop()()
+        return lease(fd)
+
+    monkeypatch.setattr("proxyflow.connectors.objectfile.lease", lease_late)
+    key = connector.put(b"a" * (2 * MIB - 1000))
+    before = inode(connector, key)
+
+    def as_another() -> None:
+        connector.evict(key)
+        assert inode(connector, connector.put(b"b" * nbytes)) == before
+
+    recycle = [as_another]
+    assert connector.get_view(key) is None
+
+    key = connector.put(b"a" * (2 * MIB - 1000))
+    before = inode(connector, key)
+
+    def as_the_same() -> None:
+        connector.evict(key)
+        connector.set(key, b"c" * nbytes)
+        assert inode(connector, key) == before
+
+    recycle = [as_the_same]
+    assert connector.get_view(key) == b"c" * nbytes
 
 
 def test_a_view_written_to_is_the_readers_own(connector: SharedMemoryConnector) -> None:
@@ -661,6 +695,19 @@ def test_free_segments_of_a_killed_process_are_removed(
     assert len(free(connector)) == 1
     monkeypatch.setattr(recycling, "_ORPHANS_EVERY", 0.0)
     connector.put(b"something")
+    until(lambda: not free(connector))
+
+
+def test_free_segments_of_a_killed_process_are_removed_when_all_is_idle(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without another object being stored, and without anybody in need of the room."""
+    monkeypatch.setattr("proxyflow.storage.segments._IDLE", 0.05)
+    process = FORK.Process(target=dirty, args=(connector.config(),))
+    process.start()
+    process.join()
+    assert len(free(connector)) == 1
+    connector.evict(connector.put(bytes(3 * MIB)))
     until(lambda: not free(connector))
 
 
