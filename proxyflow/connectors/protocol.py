@@ -86,9 +86,13 @@ class Connector(Protocol):
         ...
 
 
+_METHODS = [name for name in vars(Connector) if not name.startswith("_")]
+
+
 def is_connector(obj: object) -> bool:
     """Return whether an object is a connector; a class of connectors is none."""
-    return isinstance(obj, Connector) and not isinstance(obj, type)
+    # Not `isinstance`: from Python 3.12 on that overlooks what a wrapper hands on by `__getattr__`.
+    return not isinstance(obj, type) and all(hasattr(obj, name) for name in _METHODS)
 
 
 @runtime_checkable
