@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxyflow.special import TypeText
+from proxyflow.special import TypeAnnotations, TypeText
 from proxyflow.traits import BIT, MAPPING_PATTERN, SEQUENCE_PATTERN, TEXT
 
 __all__ = ["ANYTHING", "ProxyTypes"]
@@ -48,4 +48,5 @@ class ProxyTypes(dict[int, type]):
         made = self._derive(relevant)
         for attribute in ("__doc__", "__module__"):
             setattr(made, attribute, TypeText(attribute, getattr(self._base, attribute)))
+        made.__annotations__ = TypeAnnotations()
         return self.setdefault(relevant, made)

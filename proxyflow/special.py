@@ -33,6 +33,7 @@ __all__ = [
     "ALWAYS",
     "ATTRIBUTES",
     "Forwarder",
+    "TypeAnnotations",
     "TypeText",
     "match_like",
     "method",
@@ -59,6 +60,16 @@ class TypeText(str):
 
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
         return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
+
+
+class TypeAnnotations(dict[str, Any]):
+    """The annotations of the type, of which there are none; its objects have their target's.
+
+    A type without gets some, empty, as soon as somebody asks, and these hide the target's.
+    """
+
+    def __get__(self, proxy: Any, owner: type | None = None) -> Any:
+        return self if proxy is None else proxy.__proxy_target__.__annotations__
 
 
 # `match` looks at flags of the type, and the only way for a class written in Python to get them is

@@ -195,6 +195,10 @@ class TestClaims:
         )
         assert p.__annotations__ == {"value": "float", "factor": "float", "return": "float"}
         assert px.Proxy(Give(Point), describe(Point)).__annotations__ == {"x": "int"}
+        # A type gets annotations by being asked for them.
+        assert (px.Proxy.__annotations__, inspect.get_annotations(type(p))) == ({}, {})
+        assert "value" in px.Proxy(Give(scale), describe(scale)).__annotations__
+        assert not hasattr(px.Proxy(Give(3), describe(3)), "__annotations__")
         assert "lazy stand-in" in px.Proxy.__doc__
 
     @pytest.mark.parametrize("target", [scale, Point, Point(1, 2).swapped, pytest.raises])
