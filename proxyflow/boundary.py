@@ -15,20 +15,24 @@ from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.factory import Loan
 from proxyflow.facts import describe
+from proxyflow.functions import make_lean, opened
 from proxyflow.lifetime import References
 from proxyflow.nesting import Replacement, Restoration
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy, extract, get_factory
+from proxyflow.repeats import Repeats
 from proxyflow.results import Results, Ticket
 from proxyflow.store import Store
 
 __all__ = [
     "Call",
+    "Lightened",
     "Received",
     "Resolve",
     "Sent",
     "call",
     "check_resolve",
+    "lighten",
     "receive",
     "restores",
     "send",
@@ -73,14 +77,16 @@ def send(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     policy: Policy,
-    references: References,
+    references: References | Repeats,
     store: Store,
     *,
     proxies: bool = True,
 ) -> Sent:
     """Replace the large values in the arguments of one call.
 
-    Not needed for arguments that are plainly small (:func:`~proxyflow.nesting.all_small`).
+    Not needed for arguments that are plainly small (:func:`~proxyflow.nesting.all_small`). When the
+    store is full, what does not fit any more travels by value, with a warning: a slow task is worth
+    more than none.
 
     Parameters
     ----------
@@ -92,18 +98,12 @@ def send(
         Where that goes.
     proxies
         Whether the task may receive proxies. If not, loans travel bare, which is faster.
-
-
-    When the store is full, what does not fit any more travels by value, with a warning: a slow
-    task is worth more than none.
     """
     keys: list[Key] = []
 
     def replace(value: Any) -> Any:
-        try:
-            key = references.acquire(value)
-        except StoreFullError as error:
-            warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=4)
+        key = _acquire(value, references, "an argument")
+        if key is None:
             return value
         keys.append(key)
         loan = Loan(store.recipe, key)
@@ -117,6 +117,60 @@ def send(
         references.release(keys)
         raise
     return Sent(new_args, new_kwargs, keys, bool(keys) or replacement.proxies)
+
+
+class Lightened(NamedTuple):
+    """A function as it travels."""
+
+    function: Callable[..., Any]
+    keys: list[Key]
+    """What was stored for it; to be released when nothing can ask for it again."""
+
+
+def lighten(
+    function: Callable[..., Any],
+    policy: Policy,
+    references: References | Repeats,
+    store: Store,
+    *,
+    by_name: bool,
+) -> Lightened:
+    """Replace the large values that a function carries, as in a partial or a bound method.
+
+    Parameters
+    ----------
+    function
+        The task.
+    policy
+        What is large.
+    references, store
+        Where that goes.
+    by_name
+        Whether the executor pickles functions by their names; see
+        :func:`proxyflow.functions.make_lean`.
+    """
+    keys: list[Key] = []
+
+    def put(value: Any) -> Key:
+        key = _acquire(value, references, "what a function carries")
+        if key is not None:
+            keys.append(key)
+        return key
+
+    try:
+        return Lightened(make_lean(function, policy, put, store.recipe, by_name=by_name), keys)
+    except BaseException:
+        references.release(keys)
+        raise
+
+
+def _acquire(value: Any, references: References | Repeats, what: str) -> Key:
+    """Return the key of a value that was stored; None, with a warning, if there is no room."""
+    try:
+        return references.acquire(value)
+    except StoreFullError as error:
+        warnings.warn(f"{what} is passed by value: {error}", RuntimeWarning, stacklevel=5)
+        return None
 
 
 # -- the way in --------------------------------------------------------------------------------
@@ -198,6 +252,7 @@ def _run(
     kwargs: dict[str, Any],
 ) -> Any:
     lent = False
+    function = opened(function)
     if resolve is not None:
         args, kwargs, lent = receive(function, args, kwargs, resolve)
     result = function(*args, **kwargs)

@@ -207,6 +207,12 @@ class References:
             self._by_digest.setdefault(digest, entry)
             self._glimpses.add(glimpse)
 
+    def retain(self, keys: Iterable[Key]) -> None:
+        """Count each key, which somebody holds already, once more."""
+        with self._lock:
+            for key in keys:
+                self._by_key[key].count += 1
+
     def release(self, keys: Iterable[Key]) -> None:
         """Give back one count of each key; evict what nobody needs any more."""
         if os.getpid() != self.pid:

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     BrokenExecutor,
@@ -19,14 +18,17 @@ from concurrent.futures import (
 )
 from itertools import islice
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
-from proxyflow.boundary import Call, Resolve, call, check_resolve, restores, send
+from proxyflow.boundary import Call, Resolve, call, check_resolve, lighten, restores, send
 from proxyflow.connectors.protocol import Key
+from proxyflow.functions import carries
+from proxyflow.lifetime import References
+from proxyflow.mapping import Chunk, Task, Window
 from proxyflow.nesting import all_small, contains_proxy
 from proxyflow.policy import Policy
-from proxyflow.proxy import extract
+from proxyflow.repeats import Repeats, run_no_code
 from proxyflow.results import StoredResult, Ticket, Ticketing
 from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
@@ -91,7 +93,12 @@ class Submitter:
         function, args, kwargs
             The call.
         """
-        return self._submit(executor, function, self.resolve, args, kwargs)[0]
+        counts = self.references
+        carrying = carries(function, self.policy)
+        task = self._submit(
+            executor, function, self.resolve, args, kwargs, carrying, counts, counts
+        )
+        return task.future
 
     def submit_shared(
         self, executor: Executor, function: Callable[..., Any], args: Any, kwargs: Any
@@ -114,37 +121,48 @@ class Submitter:
         resolve: Resolve | None,
         args: Any,
         kwargs: Any,
-    ) -> tuple[Future[Any], bool]:
-        """Submit one call; return its future and whether anything was stored for it."""
+        carrying: bool,
+        carried: References | Repeats,
+        given: References | Repeats,
+    ) -> Task:
+        """Submit one call.
+
+        Parameters
+        ----------
+        carrying
+            Whether the function seems to carry something large.
+        carried, given
+            Who counts what it carries, and what it is given.
+        """
         keys: list[Key] = []
-        restoring = ticket = None
-        # Most arguments are small: for them a call should cost no more than this look.
-        limit = self._limit
-        if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
-            restoring = None if restores(function) else _resolve_for(function, resolve)
-            args, kwargs, keys, proxies = send(
-                args,
-                kwargs,
-                self.policy,
-                self.references,
-                self.store,
-                proxies=restoring != "eager",
-            )
-            restoring = restoring if proxies else None
+        restoring = ticket = results = None
+        sent = function
         ticketing = self._ticketing
-        results = None
-        if ticketing is not None:
-            results, ticket = ticketing.results, ticketing.issue()
+        limit = self._limit
         try:
+            if carrying:
+                by_name = _process_pool(executor) is not None
+                sent, keys = lighten(function, self.policy, carried, self.store, by_name=by_name)
+            # Most arguments are small: for them a call should cost no more than this look.
+            if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
+                restoring = None if restores(function) else _resolve_for(function, resolve)
+                proxies = restoring != "eager"
+                args, kwargs, stored, proxies = send(
+                    args, kwargs, self.policy, given, self.store, proxies=proxies
+                )
+                keys = [*keys, *stored]
+                restoring = restoring if proxies else None
+            if ticketing is not None:
+                results, ticket = ticketing.results, ticketing.issue()
             if results is None and restoring is None:
-                future = executor.submit(function, *args, **kwargs)
-            elif self._pickles_plainly(executor):
+                future = executor.submit(sent, *args, **kwargs)
+            elif type(executor) is _process_pool(executor):
                 # A function and plain values: pickled several times as fast as an object.
                 pickled = None if results is None else results.pickled
-                future = executor.submit(call, function, restoring, pickled, ticket, args, kwargs)
+                future = executor.submit(call, sent, restoring, pickled, ticket, args, kwargs)
             else:
                 # By its name other executors list the task.
-                wrapped = Call(function, restoring, results, ticket)
+                wrapped = Call(sent, restoring, results, ticket)
                 future = executor.submit(wrapped, *args, **kwargs)
         except BaseException:
             self.references.release(keys)
@@ -154,13 +172,7 @@ class Submitter:
         if ticketing is not None or keys:
             self._running.add(future)
             TaskFuture.of(future, self._on_done, (keys, ticket))
-        return future, bool(keys)
-
-    @staticmethod
-    def _pickles_plainly(executor: Executor) -> bool:
-        # Looked up, not imported: whoever has one has imported it, and it takes its time.
-        module = sys.modules.get("concurrent.futures.process")
-        return module is not None and type(executor) is module.ProcessPoolExecutor
+        return Task(future, bool(keys))
 
     def _finish(
         self,
@@ -234,19 +246,28 @@ class Submitter:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
-        run = _Chunk(function if restores(function) else Call(function, self.resolve))
+        carrying = carries(function, self.policy)
+        repeats = Repeats(self.references)
+        given = repeats if run_no_code(iterables) else self.references
+        chunked = chunksize > 1
+        resolve: Resolve | None = self.resolve
+        run = function
+        if chunked:
+            run = Chunk(function if restores(function) else Call(function, self.resolve))
+            resolve = None
 
-        def submit_next() -> _Task | None:
+        def submit_next() -> Task | None:
             chunk = list(islice(items, chunksize))
             if not chunk:
                 return None
-            if chunksize == 1:
-                return _Task(*self._submit(executor, function, self.resolve, chunk[0], {}))
-            return _Task(*self._submit(executor, run, None, (chunk,), {}))
+            args = (chunk,) if chunked else chunk[0]
+            task = self._submit(executor, run, resolve, args, {}, carrying, repeats, given)
+            repeats.end_call()
+            return task
 
-        tasks = _Window(submit_next, window)
+        tasks = Window(submit_next, window)
         tasks.fill()
-        return tasks.results(deadline, chunked=chunksize > 1)
+        return tasks.results(deadline, chunked=chunked)
 
     # -- cleaning up ---------------------------------------------------------------------------
 
@@ -274,88 +295,17 @@ class Submitter:
             self.references.evict(key)
 
 
+def _process_pool(executor: Executor) -> type[Executor] | None:
+    """Return the class of plain process pools, if an executor is one of them."""
+    # Looked up, not imported: whoever has one has imported it, and it takes its time.
+    module = sys.modules.get("concurrent.futures.process")
+    if module is None or not isinstance(executor, module.ProcessPoolExecutor):
+        return None
+    return module.ProcessPoolExecutor  # type: ignore[no-any-return]
+
+
 def _resolve_for(function: Callable[..., Any], resolve: Resolve | None) -> Resolve | None:
     """Return how to restore a call's arguments, in the plainest terms."""
     if resolve == "auto" and lazy_parameters(function) is NONE_LAZY:
         return "eager"
     return resolve
-
-
-class _Chunk:
-    """Runs several items of a map in one task."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call = call
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Chunk, (self.call,))
-
-    def __call__(self, chunk: Any) -> list[Any]:
-        # Many small items may have made the chunk itself worth a proxy.
-        return [self.call(*args) for args in extract(chunk)]
-
-
-class _Task(NamedTuple):
-    """A task of a map."""
-
-    future: Future[Any]
-    stored: bool
-    """Whether anything was stored for it."""
-
-
-class _Window:
-    """The tasks of a map that are in flight, or done and not yet taken by the caller.
-
-    Parameters
-    ----------
-    submit_next
-        Submits the next task; returns None when there are no more.
-    size
-        How many tasks that something was stored for there may be.
-    """
-
-    def __init__(self, submit_next: Callable[[], _Task | None], size: int) -> None:
-        self._submit_next = submit_next
-        self._size = size
-        self._tasks: deque[_Task] = deque()
-        self._stored = 0
-
-    def fill(self) -> None:
-        """Submit tasks until the window is full; cancel all if that fails."""
-        try:
-            while self._stored < self._size:
-                task = self._submit_next()
-                if task is None:
-                    return
-                self._tasks.append(task)
-                self._stored += task.stored
-        except BaseException:
-            self._cancel()
-            raise
-
-    def results(self, deadline: float | None, *, chunked: bool) -> Iterator[Any]:
-        """Yield the results in order, submitting more as they are taken."""
-        try:
-            while self._tasks:
-                if chunked:
-                    yield from self._next_result(deadline)
-                else:
-                    yield self._next_result(deadline)
-        finally:
-            self._cancel()
-
-    def _next_result(self, deadline: float | None) -> Any:
-        # The task goes with this frame: when the caller has the result, nothing of ours keeps the
-        # stored copy.
-        task = self._tasks[0]
-        result = task.future.result(None if deadline is None else deadline - monotonic())
-        self._tasks.popleft()
-        self._stored -= task.stored
-        self.fill()
-        return result
-
-    def _cancel(self) -> None:
-        for task in self._tasks:
-            task.future.cancel()

@@ -14,9 +14,9 @@ from proxyflow.connectors.protocol import Key
 from proxyflow.errors import StoreFullError
 from proxyflow.factory import Loan
 from proxyflow.facts import describe
+from proxyflow.functions import make_lean
 from proxyflow.nesting import Replacement
 from proxyflow.proxy import Proxy, extract
-from proxyflow_dask.functions import make_lean
 from proxyflow_dask.owner import Lease, Owner
 from proxyflow_dask.packed import AsyncCall, Packed
 from proxyflow_dask.private import (
@@ -163,7 +163,8 @@ class Packing:
                 leases.append(lease)
                 return lease.key
 
-            lean = make_lean(function, self._rules.policy, put, self._owner.store.recipe)
+            recipe = self._owner.store.recipe
+            lean = make_lean(function, self._rules.policy, put, recipe, by_name=False)
             known = self._functions[id(function)] = (function, lean, leases)
         return known[1], known[2]
 

@@ -11,6 +11,7 @@ from distributed import Status, get_worker
 from proxyflow.boundary import Resolve, receive
 from proxyflow.connectors.protocol import Key
 from proxyflow.factory import Loan
+from proxyflow.functions import opened
 from proxyflow.nesting import Restoration
 from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve_async
 from proxyflow_dask.private import GraphNode, Task, TaskRef, dumps, loads
@@ -161,8 +162,9 @@ class AsyncCall:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
-        args, kwargs, lent = receive(self.function, args, kwargs, self.resolve)
-        result = await self.function(*args, **kwargs)
+        function = opened(self.function)
+        args, kwargs, lent = receive(function, args, kwargs, self.resolve)
+        result = await function(*args, **kwargs)
         return Restoration(_end).apply(result) if lent else result
 
 

@@ -106,6 +106,11 @@ class ProxyExecutor(Executor):
         Large items are replaced one by one, and only so many are in flight at a time (twice the
         workers, and two): the rest is taken from the iterables as the caller takes results, so a
         generator of any length fills neither the store nor the memory.
+
+        What comes in one call after the other, as in ``map(f, [array] * 100, range(100))`` or
+        ``map(partial(f, array), range(100))``, is stored once, as it is when the first call is
+        made. Of lists, tuples, `range` and `itertools.repeat` that is told by identity; what other
+        iterables yield is read, as they may fill one array again and again.
         """
         if self._shared:
             fn = self._submitter.restoring(fn)

@@ -77,6 +77,10 @@ def echo(value: Any) -> Any:
     return value
 
 
+def echo_length(a: Any, _: Any) -> int:
+    return len(a)
+
+
 def fail(a: Any) -> None:
     raise Failure("on purpose", len(a))
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,43 @@ def test_one_array_for_all_items(
     go.touch()  # all four have been submitted: so many are always under way
     assert list(results) == [1.0] * 4
     assert store.stats["put"].count == 1
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("repeated", [lambda array: [array] * 30, repeat])
+def test_one_array_in_all_calls_is_stored_once(
+    executor: ProxyExecutor, store: Store, repeated: Any, chunksize: int
+) -> None:
+    """As it was when the map began, whatever happens to it while results are taken."""
+    array = np.ones(LARGE)
+    for total in executor.map(tasks.total, repeated(array), range(30), chunksize=chunksize):
+        array[:] = total
+    assert total == LARGE + 29
+    assert store.stats["put"].count == 1
+    assert left(store) == 0
+
+
+def test_buffer_that_a_generator_uses_again(executor: ProxyExecutor) -> None:
+    """Each item is what it was when the generator yielded it, though all are one object."""
+
+    def items() -> Iterator[Any]:
+        array = np.empty(LARGE)
+        for i in range(12):
+            array[:] = i
+            yield array
+
+    assert list(executor.map(tasks.total, items())) == [i * LARGE for i in range(12)]
+
+
+def test_list_of_thousands_never_fills_the_store(executor: ProxyExecutor, store: Store) -> None:
+    """What a call got is kept for the next one, and no longer."""
+    items = [np.full(LARGE // 8, float(i)) for i in range(200)]
+    most = 0
+    for i, total in enumerate(executor.map(tasks.total, items)):
+        assert total == i * (LARGE // 8)
+        most = max(most, left(store))
+    assert most <= 2 * 2 + 2 + 1
+    assert left(store) == 0
 
 
 def test_small_items_in_large_chunks(executor: ProxyExecutor, store: Store) -> None:

@@ -1,0 +1,249 @@
+"""Large values that a function carries: in its closure, its defaults, a partial, a bound object.
+
+They are found where they cannot hide, while the function is pickled, and put back where it runs:
+the function itself never knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from proxyflow import recipe as recipes
+from proxyflow.connectors.protocol import Key
+from proxyflow.errors import ObjectNotFoundError
+from proxyflow.estimate import estimate_size
+from proxyflow.policy import Policy
+from proxyflow.recipe import Recipe
+from proxyflow.store import Store
+
+__all__ = ["LeanFunction", "carries", "make_lean", "opened"]
+
+# Always taken apart, never replaced as a whole; a store is pickled as what it takes to open it.
+_STRUCTURE = (type, FunctionType, MethodType, CodeType, ModuleType, Store)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_MISSING = object()
+# How deep functions within functions are looked for.
+_DEPTH = 4
+
+
+class LeanFunction:
+    """Stands for a function while it travels; :func:`opened` gives the function, exactly.
+
+    Parameters
+    ----------
+    name
+        What to call it in logs.
+    recipe
+        The store that has the values.
+    code
+        Pickle of the function without them.
+    keys
+        Their keys.
+    """
+
+    __slots__ = ("__name__", "code", "keys", "recipe")
+
+    def __init__(self, name: str, recipe: Recipe, code: bytes, keys: Sequence[Key]) -> None:
+        self.__name__ = name
+        self.recipe = recipe
+        self.code = code
+        self.keys = list(keys)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (LeanFunction, (self.__name__, self.recipe, self.code, self.keys))
+
+    def __repr__(self) -> str:
+        return f"<{self.__name__} without the {len(self.keys)} large values it carries>"
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the function."""
+        return opened(self)(*args, **kwargs)
+
+
+def opened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that a lean one stands for; any other one as it is.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        If what it carries is gone.
+    """
+    if type(function) is not LeanFunction:
+        return function
+    unpickler = _Unpickler(function.code, function.recipe, function.keys)
+    original: Callable[..., Any] = unpickler.load()
+    return original
+
+
+def carries(function: Callable[..., Any], policy: Policy) -> bool:
+    """Return whether a function seems to carry something large: a quick look, before each call.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> carries(partial(max, bytes(1000)), Policy(1000)), carries(max, Policy(1000))
+    (True, False)
+    """
+    if type(function) is FunctionType and function.__closure__ is None:
+        # What its defaults are, whoever imports it has too.
+        return False
+    return any(estimate_size(part) >= policy.nbytes for part in _parts(function, _DEPTH))
+
+
+def _parts(function: Any, depth: int) -> Iterator[Any]:
+    """Yield what a function carries."""
+    parts: list[Any]
+    if isinstance(function, FunctionType):
+        parts = [_content(cell) for cell in function.__closure__ or ()]
+        parts += [function.__defaults__, function.__kwdefaults__]
+    elif isinstance(function, functools.partial):
+        parts = [function.func, *function.args, *function.keywords.values()]
+    elif isinstance(function, MethodType | BuiltinFunctionType):
+        parts = [function.__self__]
+    elif hasattr(type(function), "restores_proxies"):
+        # One that is decorated; as a method it has an object.
+        parts = [getattr(function, "__self__", None)]
+    else:
+        parts = []
+        yield function
+    for part in parts:
+        if depth and isinstance(part, FunctionType | MethodType | functools.partial):
+            yield from _parts(part, depth - 1)
+        else:
+            yield part
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        # A variable that has no value yet.
+        return None
+
+
+def make_lean(
+    function: Callable[..., Any],
+    policy: Policy,
+    put: Callable[[Any], Key],
+    recipe: Recipe,
+    *,
+    by_name: bool,
+) -> Callable[..., Any]:
+    """Return what travels in place of a function: itself, unless it carries something large.
+
+    Parameters
+    ----------
+    function
+        The task.
+    policy
+        What is large.
+    put
+        Stores a value and returns its key, or None if it has to travel by value.
+    recipe
+        The store.
+    by_name
+        Whether functions travel by their names, as plain ``pickle`` has it; or by value where
+        ``cloudpickle`` does that: those of ``__main__``, and those without a name.
+    """
+    if not by_name and _travels_by_name(function):
+        return function
+    file = io.BytesIO()
+    pickler = _pickler_class(by_name)(file, policy, put)
+    try:
+        pickler.dump(function)
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
+        # Whatever is wrong with it is for the executor itself to find, and to say in its words.
+        return function
+    if not pickler.keys:
+        return function
+    return LeanFunction(_name(function), recipe, file.getvalue(), pickler.keys)
+
+
+def _name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _travels_by_name(function: Any) -> bool:
+    """Return whether another process imports the function, so that nothing travels with it."""
+    import cloudpickle
+
+    if isinstance(function, BuiltinFunctionType):
+        return function.__self__ is None or isinstance(function.__self__, ModuleType)
+    name = getattr(function, "__module__", None)
+    if name == "__main__" or name in cloudpickle.list_registry_pickle_by_value():
+        return False
+    found: Any = sys.modules.get(name) if isinstance(name, str) else None
+    for part in getattr(function, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+@functools.cache
+def _pickler_class(by_name: bool) -> Any:
+    """Return a pickler of either kind; cloudpickle is imported when it is needed."""
+    if by_name:
+        return type("_NamePickler", (_Omitting, pickle.Pickler), {})
+    import cloudpickle
+
+    return type("_ValuePickler", (_Omitting, cloudpickle.Pickler), {})
+
+
+class _Omitting:
+    """Makes a pickler write only where a large value has been put, in place of the value."""
+
+    def __init__(self, file: io.BytesIO, policy: Policy, put: Callable[[Any], Key]) -> None:
+        super().__init__(file, protocol=5)  # type: ignore[call-arg]
+        self.keys: list[Key] = []
+        self._policy = policy
+        self._put = put
+        # The values are kept: an id is only unique while its object lives.
+        self._places: dict[int, tuple[Any, int | None]] = {}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        """Return the place of a large value among the keys; None for what is pickled as usual."""
+        if self._is_structure(type(obj)) or not self._is_large(obj):
+            return None
+        known = self._places.get(id(obj))
+        if known is None:
+            key = self._put(obj)
+            place = None if key is None else len(self.keys)
+            if place is not None:
+                self.keys.append(key)
+            known = self._places[id(obj)] = (obj, place)
+        return known[1]
+
+    @staticmethod
+    def _is_structure(kind: type) -> bool:
+        return issubclass(kind, _STRUCTURE) or hasattr(kind, "restores_proxies")
+
+    def _is_large(self, obj: Any) -> bool:
+        if not self._policy.wants(obj):
+            return False
+        if type(obj) not in _CONTAINERS:
+            return True
+        # What is large in it is replaced on its own, and the rest stays.
+        values = obj.values() if isinstance(obj, dict) else obj
+        return not any(estimate_size(value) >= self._policy.nbytes for value in values)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, code: bytes, recipe: Recipe, keys: list[Key]) -> None:
+        super().__init__(io.BytesIO(code))
+        self._recipe = recipe
+        self._keys = keys
+
+    def persistent_load(self, place: Any) -> Any:
+        store = recipes.open_store(self._recipe)
+        key = self._keys[place]
+        value = store.get(key, _MISSING)
+        if value is _MISSING:
+            raise ObjectNotFoundError("what a function carries is gone", store=store.name, key=key)
+        return value
