@@ -2,8 +2,10 @@
 
 Run with ``python -m benchmarks.executor [--quick] [--start METHOD]``. Each contestant has two
 workers; they take turns. The task touches the first and the last element, so the rows show what
-passing costs; "+ sum" rows read the whole array. Medians in milliseconds, and how many times ours
-they are. joblib is in the rows of large arrays, which it maps from files in shared memory.
+passing costs; "+ sum" rows read the whole array. In the row "by map" the array is one that the
+contestant may know to be one: executors map over it, with Ray it is put once. Medians in
+milliseconds, and how many times ours they are. joblib is in the rows of large arrays, which it maps
+from files in shared memory.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from benchmarks.goals import Goal
 from benchmarks.measure import interleave
 from benchmarks.options import SHARED_MEMORY, Options, parser, read
-from benchmarks.pools import JOBLIB, OURS, PLAIN, Run, pools
+from benchmarks.pools import JOBLIB, OURS, PLAIN, Pool, pools
 from benchmarks.result import Result, Rows, Table
 from benchmarks.sizes import KIB, MIB, label
 from proxyflow import Store
@@ -30,7 +32,14 @@ START = "forkserver"
 LARGE, QUICK_LARGE = 100 * MIB, 10 * MIB
 ROUNDS = {KIB: 1000, 100 * KIB: 300, MIB: 100}
 LARGE_ROUNDS = 7
-NEEDED = {"100 MiB, one task": 4, "100 MiB to 32 tasks": 40, "1 MiB, one task": 2}
+SHARING = 32
+"""Tasks that get one array."""
+NEEDED = {
+    "100 MiB, one task": 4,
+    "100 MiB to 32 tasks": 40,
+    "100 MiB to 32 tasks by map": 100,
+    "1 MiB, one task": 2,
+}
 """How many times our time the plain pool's has to be, at least."""
 
 
@@ -58,15 +67,19 @@ def collect(options: Options, start: str = START) -> Result:
         )
         store = stack.enter_context(Store(f"file://{directory}/ours"))
         context = multiprocessing.get_context(start)
-        runs, left_out = pools(directory, store, context, stack)
+        found, left_out = pools(directory, store, context, stack)
 
-        def row(name: str, task: Callable[..., Any], array: Any, tasks: int, rounds: int) -> None:
-            calls = {who: _call(run, task, [array] * tasks) for who, run in runs.items()}
-            if array.nbytes <= MIB:
+        def measure(name: str, call: Callable[[Pool], Callable[[], Any]], rounds: int) -> None:
+            contestants = dict(found)
+            if rounds > LARGE_ROUNDS:
                 # A call of joblib's takes ten milliseconds, in which the others' processes sleep.
-                calls.pop(JOBLIB, None)
+                contestants.pop(JOBLIB, None)
+            calls = {who: call(pool) for who, pool in contestants.items()}
             warmup = 2 if rounds > LARGE_ROUNDS else 1
             rows[name] = interleave(calls, rounds=options.rounds(rounds), warmup=warmup)
+
+        def row(name: str, task: Callable[..., Any], array: Any, tasks: int, rounds: int) -> None:
+            measure(name, lambda pool: lambda: pool.run(task, [array] * tasks), rounds)
 
         for nbytes, rounds in ROUNDS.items():
             array = np.random.default_rng(0).random(nbytes // 8)
@@ -76,7 +89,12 @@ def collect(options: Options, start: str = START) -> Result:
         row(f"{large}, one task", touch, array, 1, LARGE_ROUNDS)
         row(f"{large}, one task + sum", total, array, 1, LARGE_ROUNDS)
         row(f"{large}, one task, back", doubled, array, 1, LARGE_ROUNDS)
-        row(f"{large} to 32 tasks", touch, array, 32, 3)
+        row(f"{large} to {SHARING} tasks", touch, array, SHARING, 3)
+        measure(
+            f"{large} to {SHARING} tasks by map",
+            lambda pool: lambda: pool.run_shared(touch, array, SHARING),
+            3,
+        )
         row("1 KiB, 200 tasks", touch, np.random.default_rng(0).random(KIB // 8), 200, 15)
         left = sum(1 for _ in store.scan())
     return Result(
@@ -84,10 +102,6 @@ def collect(options: Options, start: str = START) -> Result:
         goals=goals(rows, left),
         left_out=left_out,
     )
-
-
-def _call(run: Run, task: Callable[..., Any], arrays: list[Any]) -> Callable[[], Any]:
-    return lambda: run(task, arrays)
 
 
 def goals(rows: Rows, left: int) -> list[Goal]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from benchmarks.measure import missing
 from proxyflow import Store
 from proxyflow_futures import ProxyExecutor
 
-__all__ = ["JOBLIB", "OURS", "PEER", "PLAIN", "RAY", "Run", "pools"]
+__all__ = ["JOBLIB", "OURS", "PEER", "PLAIN", "RAY", "Pool", "pools"]
 
 OURS, PLAIN, PEER = "ProxyExecutor", "plain pool", "ProxyStore"
 JOBLIB, RAY = "joblib", "Ray"
@@ -24,18 +25,34 @@ JOBLIB, RAY = "joblib", "Ray"
 WORKERS = 2
 
 Task = Callable[[Any], Any]
-Run = Callable[[Task, Sequence[Any]], list[Any]]
-"""Runs a task with each of some arrays and returns the results."""
 
 
-def over_executor(executor: Executor) -> Run:
-    """Return how an executor runs tasks."""
+class Pool(ABC):
+    """One way to run tasks with arrays in other processes."""
 
-    def run(task: Task, arrays: Sequence[Any]) -> list[Any]:
-        futures = [executor.submit(task, array) for array in arrays]
+    @abstractmethod
+    def run(self, task: Task, arrays: Sequence[Any]) -> list[Any]:
+        """Run a task with each of some arrays and return the results."""
+
+    def run_shared(self, task: Task, array: Any, tasks: int) -> list[Any]:
+        """Run so many tasks with one array, as one would who knows that it is one."""
+        return self.run(task, [array] * tasks)
+
+
+class ExecutorPool(Pool):
+    """An executor: submits, or maps."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def run(self, task: Task, arrays: Sequence[Any]) -> list[Any]:
+        """Submit each task."""
+        futures = [self._executor.submit(task, array) for array in arrays]
         return [future.result() for future in futures]
 
-    return run
+    def run_shared(self, task: Task, array: Any, tasks: int) -> list[Any]:
+        """Map the task."""
+        return list(self._executor.map(task, [array] * tasks))
 
 
 def is_array(value: Any) -> bool:
@@ -56,43 +73,51 @@ def peer_executor(pool: Executor, directory: str) -> Any:
     return StoreExecutor(pool, store, should_proxy=is_array)
 
 
-def over_joblib() -> Run:
-    """Return joblib's default: loky's processes, large arrays memory-mapped in shared memory."""
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+class JoblibPool(Pool):
+    """joblib's default: loky's processes, large arrays memory-mapped in shared memory."""
 
-    def run(task: Task, arrays: Sequence[Any]) -> list[Any]:
+    def run(self, task: Task, arrays: Sequence[Any]) -> list[Any]:
+        """Run all in one call, which is the only way there is."""
+        from joblib import Parallel, delayed  # type: ignore[import-untyped]
+
         return list(Parallel(n_jobs=WORKERS)(delayed(task)(array) for array in arrays))
 
-    return run
 
+class RayPool(Pool):
+    """Ray, which puts arguments into its object store."""
 
-def over_ray(stack: ExitStack) -> Run:
-    """Start Ray and return how it runs tasks, whose arguments it puts into its object store."""
-    ray = ray_cluster.start(stack, WORKERS)
-    remotes: dict[Task, Any] = {}
+    def __init__(self, stack: ExitStack) -> None:
+        self._ray = ray_cluster.start(stack, WORKERS)
+        self._remotes: dict[Task, Any] = {}
 
-    def run(task: Task, arrays: Sequence[Any]) -> list[Any]:
-        if task not in remotes:
-            remotes[task] = ray.remote(task)
-        return list(ray.get([remotes[task].remote(array) for array in arrays]))
+    def run(self, task: Task, arrays: Sequence[Any]) -> list[Any]:
+        """Call the task with each array."""
+        if task not in self._remotes:
+            self._remotes[task] = self._ray.remote(task)
+        return list(self._ray.get([self._remotes[task].remote(array) for array in arrays]))
 
-    return run
+    def run_shared(self, task: Task, array: Any, tasks: int) -> list[Any]:
+        """Put the array once, and call the task with the reference."""
+        return super().run_shared(task, self._ray.put(array), tasks)
 
 
 def pools(
     directory: str, store: Store, context: BaseContext, stack: ExitStack
-) -> tuple[dict[str, Run], list[str]]:
+) -> tuple[dict[str, Pool], list[str]]:
     """Start all that there are; return them, and who is left out."""
 
     def pool() -> ProcessPoolExecutor:
         return stack.enter_context(ProcessPoolExecutor(WORKERS, mp_context=context))
 
-    found = {OURS: over_executor(ProxyExecutor(pool(), store)), PLAIN: over_executor(pool())}
+    found: dict[str, Pool] = {
+        OURS: ExecutorPool(ProxyExecutor(pool(), store)),
+        PLAIN: ExecutorPool(pool()),
+    }
     absent = missing("proxystore", "joblib", "ray")
     if "proxystore" not in absent:
-        found[PEER] = over_executor(peer_executor(pool(), f"{directory}/peer"))
+        found[PEER] = ExecutorPool(peer_executor(pool(), f"{directory}/peer"))
     if "joblib" not in absent:
-        found[JOBLIB] = over_joblib()
+        found[JOBLIB] = JoblibPool()
     if "ray" not in absent:
-        found[RAY] = over_ray(stack)
+        found[RAY] = RayPool(stack)
     return found, [f"{name} is not installed" for name in absent]

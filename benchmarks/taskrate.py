@@ -101,12 +101,12 @@ def pool_rates(options: Options) -> tuple[Rates, list[str]]:
         )
         store = stack.enter_context(Store(f"shm://{directory}/ours"))
         context = multiprocessing.get_context(START)
-        runs, left_out = in_pools.pools(directory, store, context, stack)
+        found, left_out = in_pools.pools(directory, store, context, stack)
 
-        def batched(run: in_pools.Run) -> Batch:
-            return lambda given: run(touch, given)
+        def batched(pool: in_pools.Pool) -> Batch:
+            return lambda given: pool.run(touch, given)
 
-        calls = {name: batched(run) for name, run in runs.items()}
+        calls = {name: batched(pool) for name, pool in found.items()}
         return measure(calls, options, directory, lambda: empty(f"{directory}/peer")), left_out
 
 
