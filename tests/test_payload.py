@@ -121,6 +121,7 @@ def digests_of(source: memoryview, leaf: int) -> bytes:
     st.integers(0, 70),
     st.integers(0, 70),
     st.integers(-1, 9),
+    st.booleans(),
     st.randoms(),
 )
 def test_digesting_leaves_and_copying_them(
@@ -130,6 +131,7 @@ def test_digesting_leaves_and_copying_them(
     source_at: int,
     target_at: int,
     threads: int,
+    narrow: bool,
     rng: random.Random,
 ) -> None:
     """The digests are those that xxhash finds, and nothing besides the target is written to."""
@@ -138,23 +140,24 @@ def test_digesting_leaves_and_copying_them(
     size = leaf * whole + rest or leaf
     source = memoryview(rng.randbytes(source_at + size))[source_at:]
     expected = digests_of(source, leaf)
-    assert digest_leaves(source, None, leaf, threads) == expected
+    assert digest_leaves(source, None, leaf, threads, narrow) == expected
     memory = bytearray(target_at + size + 70)
     with memoryview(memory)[target_at : target_at + size] as target:
-        assert digest_leaves(source, target, leaf, threads) == expected
+        assert digest_leaves(source, target, leaf, threads, narrow) == expected
     assert memory == bytes(target_at) + source + bytes(70)
 
 
 @needs_c
-@pytest.mark.parametrize("target_at", [0, 1, 16])
-def test_what_is_written_past_the_caches_is_all_there(target_at: int) -> None:
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("target_at", [0, 1, 16, 32])
+def test_what_is_written_past_the_caches_is_all_there(target_at: int, narrow: bool) -> None:
     """Large memory is copied in a way of its own, with one thread and with several."""
     assert digest_leaves is not None
     source = memoryview(noise(9 << 20))
     for threads in (1, 4):
         memory = bytearray(target_at + len(source) + 1)
         with memoryview(memory)[target_at : target_at + len(source)] as target:
-            digests = digest_leaves(source, target, CHUNK, threads)
+            digests = digest_leaves(source, target, CHUNK, threads, narrow)
         assert digests == digests_of(source, CHUNK)
         assert memory[:target_at] == bytes(target_at)
         assert memory[target_at:-1] == source

@@ -5,5 +5,6 @@ def digest_leaves(
     target: memoryview | None,
     leaf: int,
     threads: int,
+    narrow: bool = False,
     /,
 ) -> bytes: ...

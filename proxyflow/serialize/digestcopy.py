@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 from proxyflow.storage.copying import usable_cpus
 
@@ -17,14 +16,28 @@ LEAST = 241
 _SHARE = 2 << 20
 _MOST_THREADS = 4
 
-DigestLeaves: TypeAlias = Callable[
-    [bytes | bytearray | memoryview, memoryview | None, int, int], bytes
-]
+
+class DigestLeaves(Protocol):
+    """Cuts flat memory into leaves, digests them in threads, and copies them if told where to.
+
+    100 MiB in less time than one thread takes to copy them; in a cache, in the same time.
+    """
+
+    def __call__(
+        self,
+        source: bytes | bytearray | memoryview,
+        target: memoryview | None,
+        leaf: int,
+        threads: int,
+        narrow: bool = False,
+        /,
+    ) -> bytes:
+        """Return the digests of the leaves, one after the other."""
+        ...
+
 
 digest_leaves: DigestLeaves | None = None
-"""Cuts flat memory into leaves of so many bytes, digests them in so many threads, and copies them
-where there is memory for it; 100 MiB in less time than one thread takes to copy them. None without
-a compiler, or off x86-64."""
+"""None without a compiler, or off x86-64."""
 
 if not os.environ.get("PROXYFLOW_PURE_PYTHON"):
     try:
