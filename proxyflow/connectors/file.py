@@ -313,7 +313,7 @@ class FileConnector:
 
     def _store(self, key: FileKey, source: Source, *, keep: bool) -> None:
         directories, name = self._locate(key)
-        for directory in directories:
+        for position, directory in enumerate(directories):
             try:
                 self._write(directory, name, source, keep)
             except OSError as error:
@@ -321,7 +321,8 @@ class FileConnector:
                     raise self._unreachable(error, key) from error
                 full = error
             else:
-                # Where that is the key of a packed one, it has been found first so far.
+                # What it replaces has been found first so far, if it is in one of these places.
+                self._remove(key, name, directories[:position])
                 self._packs.remove(key, self._locate)
                 return
         raise StoreFullError(
@@ -431,7 +432,18 @@ class FileConnector:
         if self._packs.remove(key, self._locate):
             return
         directories, name = self._locate(key, missing_ok=True)
-        for directory in directories:
+        recycler = self._recycler
+        try:
+            # What was put, and not replaced, is nowhere else.
+            if recycler and recycler.directory in directories and recycler.take_back(name):
+                return
+        except OSError as error:
+            raise self._unreachable(error, key) from error
+        self._remove(key, name, directories)
+
+    def _remove(self, key: FileKey, name: str, directories: Sequence[Descriptor]) -> None:
+        # The other way round one that was replaced might come to light.
+        for directory in reversed(directories):
             try:
                 recycler = self._recycler_of(directory)
                 if recycler is None:
@@ -446,9 +458,11 @@ class FileConnector:
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""
         yield from self._packs.scan(self._directories[0].opened())
-        for directory in [directory.opened() for directory in self._directories]:
+        directories = [directory.opened() for directory in self._directories]
+        for position, directory in enumerate(directories):
+            before = directories[:position]
             for name in fileio.names(directory.fd):
-                if not STORED_NAME.fullmatch(name):
+                if not STORED_NAME.fullmatch(name) or any(_holds(one, name) for one in before):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
@@ -510,3 +524,12 @@ class FileConnector:
         if not os.path.isdir(os.path.join(self.store_dir, split_key(key, self.store_dir)[0])):
             return ended(self.store_dir, key)
         return failure(error, self.store_dir, key)
+
+
+def _holds(directory: Descriptor, name: str) -> bool:
+    """Return whether there is a file of a name."""
+    try:
+        os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

@@ -196,14 +196,18 @@ class Segment:
         os.rename(self.free_name, name, src_dir_fd=directory, dst_dir_fd=directory)
 
     def withdraw(self, name: str, directory: int) -> None:
-        """Give it its own name back.
+        """Give it its own name back; there is no such object then.
 
         Raises
         ------
         FileNotFoundError
-            If the object has been removed by another process.
+            If another process has removed the object, or replaced it by one in another file.
         """
         os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
+        named = os.stat(self.free_name, dir_fd=directory)
+        if not os.path.samestat(named, os.fstat(self.fd)):
+            os.unlink(self.free_name, dir_fd=directory)
+            raise FileNotFoundError(name)
 
     def is_removed(self) -> bool:
         """Whether its file has no name any more."""
@@ -369,7 +373,7 @@ class SegmentPool:
     # -- taking back ---------------------------------------------------------------------------
 
     def withdraw(self, name: str) -> bool:
-        """Remove an object; return False if it is none that this pool remembers."""
+        """Remove an object; return False if it is none that this pool remembers, or not there."""
         segment = self._published.pop(name, None)
         if segment is None:
             return False
@@ -377,9 +381,9 @@ class SegmentPool:
             segment.withdraw(name, self._directory)
         except FileNotFoundError:
             segment.close()
-        else:
-            segment.since = time.monotonic()
-            self._returned.append(segment)
+            return False
+        segment.since = time.monotonic()
+        self._returned.append(segment)
         return True
 
     def leave(self, name: str) -> bool:

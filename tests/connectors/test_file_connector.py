@@ -15,6 +15,7 @@ import pytest
 
 from proxyflow.connectors import open_url
 from proxyflow.connectors.file import FileConnector, FileKey
+from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import (
     ConfigError,
     InvalidKeyError,
@@ -287,6 +288,28 @@ def test_what_does_not_fit_spills(tmp_path: Path) -> None:
                 connector.evict(key)
             assert list(connector.scan()) == []
         assert os.listdir(tmp_path) == ["shm"]
+
+
+@only_root
+@pytest.mark.parametrize("kind", [FileConnector, SharedMemoryConnector])
+def test_what_is_replaced_may_move_to_the_spill_directory_and_back(
+    kind: type[FileConnector], tmp_path: Path
+) -> None:
+    """Whoever reads finds the latest, wherever that had room, and nothing else once it is gone."""
+    with (
+        small_file_system(tmp_path / "shm", 8),
+        kind(str(tmp_path / "shm" / "run"), spill=str(tmp_path / "disk")) as connector,
+    ):
+        new = connector.new_key()
+        connector.set(new, b"small" * MIB)
+        for key in (new, connector.put(b"small" * MIB)):
+            for content in (b"too large" * MIB, b"small again" * 1000, b"too large" * MIB):
+                connector.set(key, content)
+                assert connector.get(key) == content
+                assert [stored.key for stored in connector.scan()].count(key) == 1
+            connector.evict(key)
+            assert connector.get(key) is None
+            assert not connector.exists(key)
 
 
 @only_root

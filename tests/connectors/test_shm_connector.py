@@ -667,6 +667,32 @@ def test_what_another_process_evicts_takes_no_memory(tmp_path: Path, by_key: boo
         until(lambda: used(memory) < MIB)
 
 
+@pytest.mark.parametrize("reused", [False, True])
+def test_an_object_that_another_process_has_replaced(
+    connector: SharedMemoryConnector, reused: bool
+) -> None:
+    """Its segment is not ours to fill again: the next object would be stored in another file.
+
+    Nor are its pages, which that process may have used for an object of its own.
+    """
+    key = connector.put(b"first" * MIB)
+
+    def replace(joined: SharedMemoryConnector, _: FileKey) -> FileKey:
+        if reused:
+            joined.evict(key)
+        kept = joined.put(b"there" * MIB)
+        joined.set(key, b"other" * MIB)
+        return kept
+
+    with other_process(connector, replace) as kept:
+        assert connector.get(key) == b"other" * MIB
+        connector.evict(key)
+        assert not connector.exists(key)
+        stored = {connector.put(bytes([n]) * 5 * MIB): bytes([n]) * 5 * MIB for n in range(4)}
+        stored[kept] = b"there" * MIB
+        assert {key: connector.get(key) for key in stored} == stored
+
+
 @only_root
 def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
     with (
