@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections import namedtuple
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import futures_tasks as tasks
 import numpy as np
 import pytest
+from futures_recorder import Recorder
 from futures_tasks import LARGE, left
 
 from proxyflow import Policy, Store, get_factory, is_resolved
@@ -22,18 +22,6 @@ from proxyflow.errors import AuthenticationError, ConfigError
 from proxyflow_futures import ProxyExecutor
 
 Pair = namedtuple("Pair", "first second")
-
-
-class Recorder(Executor):
-    """Hands calls on to another executor, and keeps what goes through its pipe."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.sizes: list[int] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.sizes.append(len(pickle.dumps((fn, args, kwargs))))
-        return self.executor.submit(fn, *args, **kwargs)
 
 
 class Unreachable(MemoryConnector):

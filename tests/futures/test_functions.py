@@ -11,24 +11,13 @@ from typing import Any
 import futures_tasks as tasks
 import numpy as np
 import pytest
+from futures_recorder import Recorder
 from futures_tasks import LARGE, left
 
 from proxyflow import Store, proxied
 from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.errors import ObjectNotFoundError, StoreFullError
 from proxyflow_futures import ProxyExecutor
-
-
-class Recorder(Executor):
-    """Hands calls on to another executor, and keeps how much goes through its pipe."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.sizes: list[int] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.sizes.append(len(pickle.dumps((fn, args, kwargs))))
-        return self.executor.submit(fn, *args, **kwargs)
 
 
 class Full(MemoryConnector):
