@@ -321,9 +321,10 @@ class FileConnector:
                     raise self._unreachable(error, key) from error
                 full = error
             else:
-                # What it replaces has been found first so far, if it is in one of these places.
-                self._remove(key, name, directories[:position])
-                self._packs.remove(key, self._locate)
+                if not keep:
+                    # What it replaces has been found first so far, if it is in one of these.
+                    self._remove(key, name, directories[:position])
+                    self._packs.remove(key, self._locate)
                 return
         raise StoreFullError(
             f"no room for {source.nbytes:,} bytes",
