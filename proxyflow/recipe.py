@@ -22,7 +22,16 @@ from proxyflow.connectors.url import StoreURL
 if TYPE_CHECKING:
     from proxyflow.store import Store
 
-__all__ = ["Recipe", "as_config", "forget", "make", "name_of", "open_store", "register"]
+__all__ = [
+    "Recipe",
+    "as_config",
+    "forget",
+    "join_store",
+    "make",
+    "name_of",
+    "open_store",
+    "register",
+]
 
 _log = logging.getLogger("proxyflow")
 
@@ -130,17 +139,29 @@ def open_store(recipe: Recipe) -> Store:
     store = _open.stores.get(recipe)
     if store is not None:
         return store
-    from proxyflow.store import Store
-
     with _open.lock:
         store = _open.stores.get(recipe)
         if store is None:
-            store = Store.from_config(as_config(recipe))
-            # What it stores belongs to the session it was asked to join, and so do its proxies.
-            forget(store.recipe, store)
-            store.recipe = recipe
+            store = join_store(recipe)
             register(recipe, store)
         return store
+
+
+def join_store(recipe: Recipe) -> Store:
+    """Return a store of the caller's own for a recipe: nobody else has it, or closes it.
+
+    Raises
+    ------
+    StoreClosedError
+        If the session has ended.
+    """
+    from proxyflow.store import Store
+
+    store = Store.from_config(as_config(recipe))
+    # What it stores belongs to the session it was asked to join, and so do its proxies.
+    forget(store.recipe, store)
+    store.recipe = recipe
+    return store
 
 
 @atexit.register

@@ -14,7 +14,7 @@ from proxyflow import recipe as recipes
 from proxyflow.connectors import connector_class
 from proxyflow.connectors.protocol import Hold, Holdable, Key
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import ProxyflowError, StoreError, UnsupportedError
+from proxyflow.errors import ProxyflowError, StoreClosedError, StoreError, UnsupportedError
 from proxyflow.recipe import Recipe
 from proxyflow.store import Store
 
@@ -70,7 +70,8 @@ class Orphan:
         self._thread.join()
 
     def _run(self) -> None:
-        store = self._attempt(lambda: recipes.open_store(self._recipe))
+        # Not the one this process may have: that is the owner's, who has just closed it.
+        store = self._attempt(lambda: recipes.join_store(self._recipe))
         if isinstance(store, Store) and not self._lent:
             self._attempt(lambda: self._evict_the_rest(store))
         while (ticket := self._forgotten.get()) is not None:
@@ -78,7 +79,7 @@ class Orphan:
                 self._counts[key] -= 1
                 if self._counts[key] == 0 and isinstance(store, Store):
                     self._attempt(lambda key=key: store.evict(key))
-        if isinstance(store, Store) and not store.owner:
+        if isinstance(store, Store):
             store.close()
 
     def _evict_the_rest(self, store: Store) -> None:
@@ -94,6 +95,10 @@ class Orphan:
     def _attempt(self, action: Any) -> Any:
         try:
             return action()
+        except StoreClosedError as error:
+            # With the session its objects are gone, too.
+            logger.debug("taking over %s: %s", recipes.name_of(self._recipe), error)
+            return None
         except (ProxyflowError, OSError) as error:
             logger.warning("taking over %s: %s", recipes.name_of(self._recipe), error)
             return None

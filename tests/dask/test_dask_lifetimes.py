@@ -14,7 +14,7 @@ import dask_tasks as tasks
 import numpy as np
 import pytest
 from dask_shop import HERE, ROOT, Cluster, Shop, until
-from distributed import Client, Future, fire_and_forget, wait
+from distributed import Client, Future, LocalCluster, fire_and_forget, wait
 
 import proxyflow
 
@@ -277,6 +277,26 @@ def test_published_result_outlives_a_closed_client(shared_cluster: Cluster, stor
         client.unpublish_dataset("kept")
         del kept
         until(lambda: not shop.directory.exists())
+
+
+def test_scheduler_in_the_process_of_the_client(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a script with a `LocalCluster`: what the scheduler takes over is not the client's."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=False
+    ) as cluster:
+        shop = Shop(cluster.scheduler_address, store_url, threshold="100 kB")
+        futures = {str(i): shop.client.submit(tasks.grow, array(i)) for i in range(2)}
+        wait(list(futures.values()))
+        shop.client.publish_dataset(**futures)
+        shop.client.close()
+        with Client(cluster.scheduler_address, set_as_default=False) as client:
+            client.unpublish_dataset("0")
+            until(lambda: len(shop.files()) == 1)
+            client.unpublish_dataset("1")
+            until(lambda: not shop.directory.exists())
+    assert "taking over" not in caplog.text
 
 
 def test_futures_submitted_again_as_arguments(shop: Shop) -> None:
