@@ -6,11 +6,12 @@ The submitting process replaces (:func:`send`), the one that runs the task resto
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
+from proxyflow.caller import warn_caller
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.factory import Loan
@@ -169,7 +170,7 @@ def _acquire(value: Any, references: References | Repeats, what: str) -> Key:
     try:
         return references.acquire(value)
     except StoreFullError as error:
-        warnings.warn(f"{what} is passed by value: {error}", RuntimeWarning, stacklevel=5)
+        warn_caller(f"{what} is passed by value: {error}")
         return None
 
 
@@ -271,11 +272,13 @@ def _load_call(
 def restores(function: Callable[..., Any]) -> bool:
     """Return whether a function sees to the proxies among its arguments itself.
 
-    That is so for a call that another executor wrapped already, and for ``@proxied`` functions:
-    whoever is closest to the function decides what it receives.
+    That is so for a call that another executor wrapped already, and for ``@proxied`` functions,
+    also in a partial: whoever is closest to the function decides what it receives.
     """
     if type(function) is Call:
-        return function.resolve is not None
+        return function.resolve is not None or restores(function.function)
+    if type(function) is functools.partial:
+        return restores(function.func)
     return getattr(type(function), "restores_proxies", False)
 
 

@@ -106,7 +106,8 @@ def _set(items: Any, depth: int) -> int:
     count = len(items)
     if not count or depth <= 0:
         return 16 + 2 * count
-    sizes = _sizes(islice(items, _SAMPLES[depth]), depth)
+    # Taken in one go: another thread may be adding to it.
+    sizes = _sizes(list(islice(items, _SAMPLES[depth])), depth)
     return 16 + 2 * count + sum(sizes) * count // len(sizes)
 
 

@@ -10,13 +10,13 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
-from proxyflow.errors import ObjectNotFoundError
+from proxyflow.errors import ObjectNotFoundError, SerializationError
 from proxyflow.estimate import estimate_size
 from proxyflow.policy import Policy
 from proxyflow.recipe import Recipe
@@ -26,7 +26,11 @@ __all__ = ["LeanFunction", "carries", "make_lean", "opened"]
 
 # Always taken apart, never replaced as a whole; a store is pickled as what it takes to open it.
 _STRUCTURE = (type, FunctionType, MethodType, CodeType, ModuleType, Store)
+_FUNCTIONS = (FunctionType, MethodType, functools.partial)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
+# Of these there may be a million, and they are looked at one by one.
+_SCALARS = frozenset({type(None), bool, int, float, complex})
+_PLAIN = _SCALARS | {str, bytes}
 _MISSING = object()
 # How deep functions within functions are looked for.
 _DEPTH = 4
@@ -90,10 +94,19 @@ def carries(function: Callable[..., Any], policy: Policy) -> bool:
     >>> carries(partial(max, bytes(1000)), Policy(1000)), carries(max, Policy(1000))
     (True, False)
     """
-    if type(function) is FunctionType and function.__closure__ is None:
-        # What its defaults are, whoever imports it has too.
+    if _has_nothing(function):
         return False
     return any(estimate_size(part) >= policy.nbytes for part in _parts(function, _DEPTH))
+
+
+def _has_nothing(function: Any) -> bool:
+    return (
+        type(function) is FunctionType
+        and function.__closure__ is None
+        and function.__defaults__ is None
+        and function.__kwdefaults__ is None
+        and function.__module__ != "__main__"
+    )
 
 
 def _parts(function: Any, depth: int) -> Iterator[Any]:
@@ -102,6 +115,10 @@ def _parts(function: Any, depth: int) -> Iterator[Any]:
     if isinstance(function, FunctionType):
         parts = [_content(cell) for cell in function.__closure__ or ()]
         parts += [function.__defaults__, function.__kwdefaults__]
+        if function.__module__ == "__main__":
+            # Where it travels by value, what it refers to goes with it.
+            names = function.__code__.co_names
+            parts += [function.__globals__.get(name) for name in names]
     elif isinstance(function, functools.partial):
         parts = [function.func, *function.args, *function.keywords.values()]
     elif isinstance(function, MethodType | BuiltinFunctionType):
@@ -109,14 +126,21 @@ def _parts(function: Any, depth: int) -> Iterator[Any]:
     elif hasattr(type(function), "restores_proxies"):
         # One that is decorated; as a method it has an object.
         parts = [getattr(function, "__self__", None)]
+    elif isinstance(getattr(type(function), "__wrapped__", None), property):
+        # A call that another executor has wrapped already.
+        parts = [function.__wrapped__]
     else:
         parts = []
         yield function
     for part in parts:
-        if depth and isinstance(part, FunctionType | MethodType | functools.partial):
+        if depth and _is_function(part):
             yield from _parts(part, depth - 1)
         else:
             yield part
+
+
+def _is_function(part: Any) -> bool:
+    return isinstance(part, _FUNCTIONS) or hasattr(type(part), "restores_proxies")
 
 
 def _content(cell: Any) -> Any:
@@ -157,7 +181,9 @@ def make_lean(
     pickler = _pickler_class(by_name)(file, policy, put)
     try:
         pickler.dump(function)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
+    except Exception:
+        if pickler.failed_to_put:
+            raise
         # Whatever is wrong with it is for the executor itself to find, and to say in its words.
         return function
     if not pickler.keys:
@@ -202,6 +228,7 @@ class _Omitting:
     def __init__(self, file: io.BytesIO, policy: Policy, put: Callable[[Any], Key]) -> None:
         super().__init__(file, protocol=5)  # type: ignore[call-arg]
         self.keys: list[Key] = []
+        self.failed_to_put = False
         self._policy = policy
         self._put = put
         # The values are kept: an id is only unique while its object lives.
@@ -209,16 +236,27 @@ class _Omitting:
 
     def persistent_id(self, obj: Any) -> int | None:
         """Return the place of a large value among the keys; None for what is pickled as usual."""
-        if self._is_structure(type(obj)) or not self._is_large(obj):
+        kind = type(obj)
+        if kind in _SCALARS or self._is_structure(kind) or not self._is_large(obj):
             return None
         known = self._places.get(id(obj))
         if known is None:
-            key = self._put(obj)
+            key = self._stored(obj)
             place = None if key is None else len(self.keys)
             if place is not None:
                 self.keys.append(key)
             known = self._places[id(obj)] = (obj, place)
         return known[1]
+
+    def _stored(self, obj: Any) -> Key:
+        try:
+            return self._put(obj)
+        except SerializationError:
+            # For the executor to find, like all that cannot be pickled.
+            return None
+        except BaseException:
+            self.failed_to_put = True
+            raise
 
     @staticmethod
     def _is_structure(kind: type) -> bool:
@@ -227,11 +265,32 @@ class _Omitting:
     def _is_large(self, obj: Any) -> bool:
         if not self._policy.wants(obj):
             return False
-        if type(obj) not in _CONTAINERS:
-            return True
-        # What is large in it is replaced on its own, and the rest stays.
-        values = obj.values() if isinstance(obj, dict) else obj
-        return not any(estimate_size(value) >= self._policy.nbytes for value in values)
+        kind = type(obj)
+        if kind in _CONTAINERS:
+            # One that the pickler makes, like a function's globals, may hold what is shared with
+            # others: functions, or objects that are changed.
+            return _is_plain(obj) and not self._has_large(_values(obj))
+        # What is large in it is replaced on its own, and the rest stays: it may be shared, too.
+        return _is_leaf(kind) or not self._has_large(getattr(obj, "__dict__", {}).values())
+
+    def _has_large(self, values: Iterable[Any]) -> bool:
+        return any(estimate_size(value) >= self._policy.nbytes for value in list(values))
+
+
+def _values(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
+
+
+def _is_leaf(kind: type) -> bool:
+    """Return whether the instances of a class are arrays, tables, numbers or texts."""
+    return kind in _PLAIN or hasattr(kind, "nbytes") or hasattr(kind, "memory_usage")
+
+
+def _is_plain(container: Any) -> bool:
+    """Return whether a container holds nothing but arrays, numbers, texts and tuples of them."""
+    values = [*container, *_values(container)]
+    inner = [value for each in values if type(each) is tuple for value in each]
+    return all(map(_is_leaf, {*map(type, values), *map(type, inner)} - {tuple}))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -239,8 +298,15 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(code))
         self._recipe = recipe
         self._keys = keys
+        # What was one object in two places is one again.
+        self._values: dict[int, Any] = {}
 
     def persistent_load(self, place: Any) -> Any:
+        if place not in self._values:
+            self._values[place] = self._get(place)
+        return self._values[place]
+
+    def _get(self, place: int) -> Any:
         store = recipes.open_store(self._recipe)
         key = self._keys[place]
         value = store.get(key, _MISSING)

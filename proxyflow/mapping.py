@@ -47,23 +47,24 @@ class Window:
         Submits the next task; returns None when there are no more.
     size
         How many tasks that something was stored for there may be.
+    close
+        Called when there is nothing more to submit; maybe more than once.
     """
 
-    def __init__(self, submit_next: Callable[[], Task | None], size: int) -> None:
+    def __init__(
+        self, submit_next: Callable[[], Task | None], size: int, close: Callable[[], object]
+    ) -> None:
         self._submit_next = submit_next
         self._size = size
+        self._close = close
         self._tasks: deque[Task] = deque()
         self._stored = 0
+        self._error: Exception | None = None
 
     def fill(self) -> None:
-        """Submit tasks until the window is full; cancel all if that fails."""
+        """Submit the first tasks; cancel all if that fails."""
         try:
-            while self._stored < self._size:
-                task = self._submit_next()
-                if task is None:
-                    return
-                self._tasks.append(task)
-                self._stored += task.stored
+            self._submit_more()
         except BaseException:
             self._cancel()
             raise
@@ -76,19 +77,45 @@ class Window:
                     yield from self._next_result(deadline)
                 else:
                     yield self._next_result(deadline)
+            if self._error is not None:
+                raise self._error
         finally:
             self._cancel()
 
     def _next_result(self, deadline: float | None) -> Any:
         # The task goes with this frame: when the caller has the result, nothing of ours keeps the
-        # stored copy.
-        task = self._tasks[0]
-        result = task.future.result(None if deadline is None else deadline - monotonic())
-        self._tasks.popleft()
-        self._stored -= task.stored
-        self.fill()
+        # stored copy. An exception knows the frame it came through, and the future the exception.
+        task = self._tasks.popleft()
+        try:
+            result = task.future.result(None if deadline is None else deadline - monotonic())
+            self._stored -= task.stored
+        except BaseException:
+            task.future.cancel()
+            raise
+        finally:
+            del task
+        self._go_on()
         return result
 
+    def _go_on(self) -> None:
+        """Submit more; what is wrong with that comes after the results there are."""
+        if self._error is None:
+            try:
+                self._submit_more()
+            except Exception as error:  # noqa: BLE001 - an executor's, or somebody's iterator's
+                self._error = error
+                self._close()
+
+    def _submit_more(self) -> None:
+        while self._stored < self._size:
+            task = self._submit_next()
+            if task is None:
+                self._close()
+                return
+            self._tasks.append(task)
+            self._stored += task.stored
+
     def _cancel(self) -> None:
+        self._close()
         for task in self._tasks:
             task.future.cancel()

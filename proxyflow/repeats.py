@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxyflow.connectors.protocol import Key
@@ -40,6 +40,8 @@ class Repeats:
     ----------
     references
         Of the store the objects go to.
+    carried
+        Keys of what the function of all calls carries, counted for the map.
 
     Examples
     --------
@@ -54,13 +56,14 @@ class Repeats:
     (1, 1)
     """
 
-    def __init__(self, references: References) -> None:
+    def __init__(self, references: References, carried: Sequence[Key] = ()) -> None:
         self._references = references
         # By identity; the objects are kept beside it, as an id is only unique while they live.
         self._held: dict[int, tuple[Any, Key]] = {}
         self._called: set[int] = set()
         # The map may be dropped at any time; its tasks hold what they need themselves.
-        weakref.finalize(self, _release, references, self._held)
+        self.close = weakref.finalize(self, _release, references, self._held, list(carried))
+        """Let go of everything; called a second time, it does nothing."""
 
     def acquire(self, obj: Any) -> Key:
         """Store an object unless the call before got it; return its key, counted once more.
@@ -89,5 +92,6 @@ class Repeats:
             self._references.release(gone)
 
 
-def _release(references: References, held: dict[int, tuple[Any, Key]]) -> None:
-    references.release([key for _, key in held.values()])
+def _release(references: References, held: dict[int, tuple[Any, Key]], carried: list[Key]) -> None:
+    references.release([*carried, *(key for _, key in held.values())])
+    held.clear()

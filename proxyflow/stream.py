@@ -289,7 +289,7 @@ class Stream:
         """
         self._check_open()
         self._topic.recover(self.lease)
-        return self._join().recover(self.lease)
+        return self._join().recover(self.lease) if self._has_group() else 0
 
     def _recover_when_due(self, group: Group) -> None:
         began = time.monotonic()
@@ -319,6 +319,20 @@ class Stream:
             self._consumers = self._topic.subscribe(self.group or DEFAULT_GROUP)
         return self._consumers
 
+    def _has_group(self) -> bool:
+        return self._consumers is not None or (self.group or DEFAULT_GROUP) in self._topic.groups()
+
+    def _counts(self) -> tuple[int, int]:
+        """Return how many items wait for this group, and how many it is at work on.
+
+        Who only looks makes no group: nobody might ever consume for it.
+        """
+        self._check_open()
+        if self._has_group():
+            return self._join().counts()
+        # The first group there is gets all that was appended before.
+        return (0 if self._topic.groups() else len(self._topic)), 0
+
     # -- looking -------------------------------------------------------------------------------
 
     @property
@@ -336,14 +350,12 @@ class Stream:
     @property
     def waiting(self) -> int:
         """How many items wait for a consumer of this group."""
-        self._check_open()
-        return self._join().counts()[0]
+        return self._counts()[0]
 
     @property
     def claimed(self) -> int:
         """How many items consumers of this group are at work on."""
-        self._check_open()
-        return self._join().counts()[1]
+        return self._counts()[1]
 
     @property
     def backlog(self) -> int:

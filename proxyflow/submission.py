@@ -21,7 +21,16 @@ from time import monotonic
 from typing import Any
 
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
-from proxyflow.boundary import Call, Resolve, call, check_resolve, lighten, restores, send
+from proxyflow.boundary import (
+    Call,
+    Lightened,
+    Resolve,
+    call,
+    check_resolve,
+    lighten,
+    restores,
+    send,
+)
 from proxyflow.connectors.protocol import Key
 from proxyflow.functions import carries
 from proxyflow.lifetime import References
@@ -33,7 +42,35 @@ from proxyflow.results import StoredResult, Ticket, Ticketing
 from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
 
-__all__ = ["Submitter", "shares_memory", "worker_count"]
+__all__ = ["Submitter", "is_plain_pool", "pickles_by_name", "shares_memory", "worker_count"]
+
+
+# Executors whose way of pickling is known, by the package of their class or of a base of it.
+_BY_NAME = frozenset({"concurrent", "mpi4py"})
+_BY_VALUE = frozenset({"distributed", "loky"})
+
+
+def is_plain_pool(executor: Executor) -> bool:
+    """Return whether an executor is a process pool of the standard library, and no class of it."""
+    # Looked up, not imported: whoever has one has imported it, and it takes its time.
+    module = sys.modules.get("concurrent.futures.process")
+    return module is not None and type(executor) is module.ProcessPoolExecutor
+
+
+def pickles_by_name(executor: Executor) -> bool | None:
+    """Return whether an executor pickles functions by their names, or by value if they have none.
+
+    None if that is not known, or if it does not pickle them at all.
+    """
+    if shares_memory(executor):
+        return None
+    for kind in type(executor).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in _BY_VALUE:
+            return False
+        if package in _BY_NAME and kind is not Executor:
+            return True
+    return None
 
 
 def shares_memory(executor: Executor) -> bool:
@@ -77,6 +114,7 @@ class Submitter:
         self._doubtful: list[Key] = []
         self._running: set[Future[Any]] = set()
         self._stored: weakref.WeakSet[TaskFuture] = weakref.WeakSet()
+        self._maps: weakref.WeakSet[Repeats] = weakref.WeakSet()
         self._idle = threading.Condition()
         self._on_done = self._finish
         self._closing = False
@@ -93,12 +131,9 @@ class Submitter:
         function, args, kwargs
             The call.
         """
+        sent = self._lighten(executor, function) if carries(function, self.policy) else None
         counts = self.references
-        carrying = carries(function, self.policy)
-        task = self._submit(
-            executor, function, self.resolve, args, kwargs, carrying, counts, counts
-        )
-        return task.future
+        return self._submit(executor, function, sent, self.resolve, args, kwargs, counts).future
 
     def submit_shared(
         self, executor: Executor, function: Callable[..., Any], args: Any, kwargs: Any
@@ -114,35 +149,42 @@ class Submitter:
             return function
         return Call(function, self.resolve)
 
+    def _lighten(self, executor: Executor, function: Callable[..., Any]) -> Lightened | None:
+        """Return a function without what is large in it; None if it goes as it is.
+
+        As it does where it is not known how the executor pickles, or whether: a function that is
+        handed over has to be the caller's own.
+        """
+        by_name = pickles_by_name(executor)
+        if by_name is None:
+            return None
+        return lighten(function, self.policy, self.references, self.store, by_name=by_name)
+
     def _submit(
         self,
         executor: Executor,
         function: Callable[..., Any],
+        sent: Lightened | None,
         resolve: Resolve | None,
         args: Any,
         kwargs: Any,
-        carrying: bool,
-        carried: References | Repeats,
         given: References | Repeats,
     ) -> Task:
         """Submit one call.
 
         Parameters
         ----------
-        carrying
-            Whether the function seems to carry something large.
-        carried, given
-            Who counts what it carries, and what it is given.
+        sent
+            The function as it travels, if not as it is; what it carries is counted for this call.
+        given
+            Who counts the arguments.
         """
-        keys: list[Key] = []
+        travelling, keys = (function, []) if sent is None else sent
+        stored: list[Key] = []
         restoring = ticket = results = None
-        sent = function
         ticketing = self._ticketing
         limit = self._limit
         try:
-            if carrying:
-                by_name = _process_pool(executor) is not None
-                sent, keys = lighten(function, self.policy, carried, self.store, by_name=by_name)
             # Most arguments are small: for them a call should cost no more than this look.
             if not (all_small(args, limit) and (not kwargs or all_small(kwargs.values(), limit))):
                 restoring = None if restores(function) else _resolve_for(function, resolve)
@@ -155,14 +197,14 @@ class Submitter:
             if ticketing is not None:
                 results, ticket = ticketing.results, ticketing.issue()
             if results is None and restoring is None:
-                future = executor.submit(sent, *args, **kwargs)
-            elif type(executor) is _process_pool(executor):
+                future = executor.submit(travelling, *args, **kwargs)
+            elif is_plain_pool(executor):
                 # A function and plain values: pickled several times as fast as an object.
                 pickled = None if results is None else results.pickled
-                future = executor.submit(call, sent, restoring, pickled, ticket, args, kwargs)
+                future = executor.submit(call, travelling, restoring, pickled, ticket, args, kwargs)
             else:
                 # By its name other executors list the task.
-                wrapped = Call(sent, restoring, results, ticket)
+                wrapped = Call(travelling, restoring, results, ticket)
                 future = executor.submit(wrapped, *args, **kwargs)
         except BaseException:
             self.references.release(keys)
@@ -172,7 +214,7 @@ class Submitter:
         if ticketing is not None or keys:
             self._running.add(future)
             TaskFuture.of(future, self._on_done, (keys, ticket))
-        return Task(future, bool(keys))
+        return Task(future, bool(stored))
 
     def _finish(
         self,
@@ -246,26 +288,30 @@ class Submitter:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
-        carrying = carries(function, self.policy)
-        repeats = Repeats(self.references)
-        given = repeats if run_no_code(iterables) else self.references
         chunked = chunksize > 1
         resolve: Resolve | None = self.resolve
         run = function
         if chunked:
             run = Chunk(function if restores(function) else Call(function, self.resolve))
             resolve = None
+        # What it carries is for all calls as it is now.
+        sent = self._lighten(executor, run) if carries(function, self.policy) else None
+        repeats = Repeats(self.references, [] if sent is None else sent.keys)
+        self._maps.add(repeats)
+        given = repeats if run_no_code(iterables) else self.references
 
         def submit_next() -> Task | None:
             chunk = list(islice(items, chunksize))
             if not chunk:
                 return None
+            if sent is not None:
+                self.references.retain(sent.keys)
             args = (chunk,) if chunked else chunk[0]
-            task = self._submit(executor, run, resolve, args, {}, carrying, repeats, given)
+            task = self._submit(executor, run, sent, resolve, args, {}, given)
             repeats.end_call()
             return task
 
-        tasks = Window(submit_next, window)
+        tasks = Window(submit_next, window, repeats.close)
         tasks.fill()
         return tasks.results(deadline, chunked=chunked)
 
@@ -284,6 +330,8 @@ class Submitter:
 
     def close(self) -> None:
         """Read the results that are still in the store, and leave nothing there."""
+        for repeats in list(self._maps):
+            repeats.close()
         with self._idle:
             stored = list(self._stored)
         with contextlib.ExitStack() as fetches:
@@ -293,15 +341,6 @@ class Submitter:
         doubtful, self._doubtful = self._doubtful, []
         for key in doubtful:
             self.references.evict(key)
-
-
-def _process_pool(executor: Executor) -> type[Executor] | None:
-    """Return the class of plain process pools, if an executor is one of them."""
-    # Looked up, not imported: whoever has one has imported it, and it takes its time.
-    module = sys.modules.get("concurrent.futures.process")
-    if module is None or not isinstance(executor, module.ProcessPoolExecutor):
-        return None
-    return module.ProcessPoolExecutor  # type: ignore[no-any-return]
 
 
 def _resolve_for(function: Callable[..., Any], resolve: Resolve | None) -> Resolve | None:

@@ -168,6 +168,19 @@ def test_the_secret_guards_what_producers_say(tmp_path: Path) -> None:
             assert claim(stream).metadata == "forged"
 
 
+def test_who_only_looks_makes_no_group(store: Store) -> None:
+    """Else a producer that looks at its counters would keep what nobody consumes."""
+    producer = store.stream("frames", maxsize=3)
+    producer.append("first")
+    assert (producer.waiting, producer.claimed, producer.recover()) == (1, 0, 0)
+    with store.stream("frames", group="a") as consumer:
+        for number in range(10):
+            producer.append(number, timeout=0)
+            assert (producer.waiting, producer.claimed, producer.recover()) == (0, 0, 0)
+            claim(consumer).ack()
+        assert producer.groups == ["a"]
+
+
 # -- consuming -------------------------------------------------------------------------------------
 
 

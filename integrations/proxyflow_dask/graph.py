@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dask.utils import funcname
 
 from proxyflow.boundary import Call, Resolve, restores
+from proxyflow.caller import warn_caller
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import StoreFullError
 from proxyflow.factory import Loan
@@ -133,7 +133,7 @@ class Packing:
         try:
             lease = self._lease(value)
         except StoreFullError as error:
-            warnings.warn(f"an argument is passed by value: {error}", RuntimeWarning, stacklevel=2)
+            warn_caller(f"an argument is passed by value: {error}")
         else:
             loan = Loan(self._owner.store.recipe, lease.key)
             new = Proxy(loan, describe(obj, hashed=False))

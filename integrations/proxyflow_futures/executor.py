@@ -9,10 +9,11 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from proxyflow.boundary import check_resolve
+from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.errors import ConfigError
 from proxyflow.policy import Policy
 from proxyflow.store import Store
-from proxyflow.submission import Submitter, shares_memory, worker_count
+from proxyflow.submission import Submitter, is_plain_pool, shares_memory, worker_count
 
 __all__ = ["ProxyExecutor"]
 
@@ -161,3 +162,9 @@ def _check(executor: object, store: object) -> None:
         raise ConfigError(f"not an executor: {executor!r}")
     if store is not None and not isinstance(store, Store):
         raise ConfigError(f"not a store: {store!r}", remedy="give Store(url)")
+    in_memory = store is not None and isinstance(store.connector, MemoryConnector)
+    if in_memory and isinstance(executor, Executor) and is_plain_pool(executor):
+        raise ConfigError(
+            "memory:// is the memory of one process, and the tasks run in others",
+            remedy="give no store, or one that all of them reach",
+        )

@@ -31,6 +31,18 @@ class Model:
     def predict(self, x: Any) -> float:
         return float(self.weights.sum() + x.sum())
 
+    def holds(self, weights: Any) -> bool:
+        return self.weights is weights
+
+    def rename(self, name: str) -> str:
+        before, self.name = self.name, name
+        return before
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("not like this")
+
 
 class Failure(Exception):
     pass
@@ -77,12 +89,22 @@ def echo(value: Any) -> Any:
     return value
 
 
+def touch_file(a: Any, folder: Path, number: int) -> None:
+    (folder / f"done-{number}").touch()
+
+
 def echo_length(a: Any, _: Any) -> int:
     return len(a)
 
 
 def fail(a: Any) -> None:
     raise Failure("on purpose", len(a))
+
+
+def fail_at_three(a: Any, number: int) -> int:
+    if number == 3:
+        raise Failure(number)
+    return number
 
 
 def fail_with_large(a: Any) -> None:

@@ -277,6 +277,12 @@ def test_what_is_no_store_is_refused_at_once(store: Any) -> None:
         ProxyExecutor(ThreadPoolExecutor(1), store)
 
 
+def test_memory_of_this_process_is_of_no_use_to_others(pools: Any) -> None:
+    """A forked worker would find what was stored before it was forked, and nothing else."""
+    with Store("memory://") as store, pytest.raises(ConfigError, match="memory of one process"):
+        ProxyExecutor(pools["fork"], store)
+
+
 @pytest.mark.parametrize("executor", [4, ThreadPoolExecutor])
 def test_what_is_no_executor_is_refused_at_once(executor: Any) -> None:
     with pytest.raises(ConfigError, match="not an executor"):

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import pickle
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import futures_tasks as tasks
 import numpy as np
 import pytest
-from futures_recorder import Recorder
+from futures_recorder import record
 from futures_tasks import LARGE, left
 
 from proxyflow import Store, proxied
-from proxyflow.connectors.memory import MemoryConnector
+from proxyflow.connectors.file import FileConnector
 from proxyflow.errors import ObjectNotFoundError, StoreFullError
 from proxyflow_futures import ProxyExecutor
+from tests.processes import run
 
 
-class Full(MemoryConnector):
+class Full(FileConnector):
     """Has no room."""
 
-    def put_frames(self, frames: Any) -> Any:
+    def put_source(self, source: Any) -> Any:
         raise StoreFullError("no room")
 
 
@@ -64,15 +67,15 @@ def carriers(array: Any) -> list[tuple[Any, tuple[Any, ...], float]]:
 
 @pytest.mark.parametrize("case", range(8))
 def test_partials_methods_and_callable_objects(
-    pool: Executor, store: Store, array: Any, case: int
+    pool: Executor, store: Store, array: Any, case: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On every kind of pool; a few kilobytes go through its pipe, and nothing is left behind."""
     function, args, expected = carriers(array)[case]
-    recorder = Recorder(pool)
-    with ProxyExecutor(recorder, store, policy=LARGE) as executor:
-        assert executor.submit(function, *args).result() == expected
+    sizes = record(pool, monkeypatch)
+    executor = ProxyExecutor(pool, store, policy=LARGE)
+    assert executor.submit(function, *args).result() == expected
     assert store.stats["put"].count == 1
-    assert max(recorder.sizes) < 4000
+    assert max(sizes) < 4000
     assert left(store) == 0
 
 
@@ -125,6 +128,42 @@ def test_closures_where_the_executor_pickles_them(pools: Any, store: Store, arra
     assert left(store) == 0
 
 
+def test_defaults_where_the_executor_pickles_them(pools: Any, store: Store, array: Any) -> None:
+    """A function without a name takes its defaults along."""
+    executor = ProxyExecutor(pools["loky"], store, policy=LARGE)
+    first = executor.submit(lambda x, a=array: float(a.sum()) + x, 1)
+    second = executor.submit(lambda x, *, a=array + 1: float(a.sum()) + x, 1)
+    assert first.result() == array.sum() + 1
+    assert second.result() == (array + 1).sum() + 1
+    assert store.stats["put"].count == 2
+    assert left(store) == 0
+
+
+SCRIPT = """
+import pickle, sys
+import numpy as np
+from loky import ProcessPoolExecutor
+from proxyflow import Store
+from proxyflow_futures import ProxyExecutor
+
+weights = np.ones(100_000)
+
+def weigh(x):
+    return float(weights.sum()) + x
+
+def call(x):
+    return weigh(x)
+
+with Store() as store, ProxyExecutor(ProcessPoolExecutor(1), store, policy="100 kB") as executor:
+    print(executor.submit(call, 1).result(), store.stats["put"].count)
+"""
+
+
+def test_what_functions_of_a_script_refer_to() -> None:
+    """Where they travel by value, so do the globals that they and their helpers name."""
+    assert run(SCRIPT) == "100001.0 1"
+
+
 def test_what_cannot_be_pickled_fails_as_without_us(pools: Any, store: Store, array: Any) -> None:
     """A closure in a plain process pool: the pool's own error, and nothing left."""
 
@@ -138,20 +177,20 @@ def test_what_cannot_be_pickled_fails_as_without_us(pools: Any, store: Store, ar
 
 
 def test_small_functions_go_as_they_are(pools: Any, store: Store) -> None:
-    recorder = Recorder(pools["fork"])
-    executor = ProxyExecutor(recorder, store, policy=LARGE, results=False)
+    executor = ProxyExecutor(pools["fork"], store, policy=LARGE, results=False)
     assert executor.submit(functools.partial(tasks.echo, 3)).result() == 3
     assert executor.submit([1, 2, 3].index, 2).result() == 1
     assert store.stats["put"].count == 0
 
 
-def test_a_full_store_sends_the_function_whole(pools: Any, array: Any) -> None:
-    """A slow task is worth more than none."""
-    with Store(connector=Full()) as store:
+def test_a_full_store_sends_the_function_whole(pools: Any, array: Any, tmp_path: Path) -> None:
+    """A slow task is worth more than none, and it is the user's line that is named."""
+    with Store(connector=Full(str(tmp_path))) as store:
         executor = ProxyExecutor(pools["fork"], store, policy=LARGE, results=False)
-        with pytest.warns(RuntimeWarning, match="what a function carries is passed by value"):
+        with pytest.warns(RuntimeWarning, match="what a function carries is passed by") as told:
             future = executor.submit(functools.partial(tasks.total, array))
         assert future.result() == array.sum()
+        assert told[0].filename == __file__
 
 
 def test_what_is_gone_fails_its_task_and_not_the_pool(
@@ -171,3 +210,95 @@ def test_what_is_gone_fails_its_task_and_not_the_pool(
         executor.submit(functools.partial(tasks.total, array)).result()
     monkeypatch.undo()
     assert executor.submit(functools.partial(tasks.total, array)).result() == array.sum()
+
+
+# -- as without us ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["fork", "loky", "proxy-fork", "proxy-loky", "proxy-distributed"])
+def either(request: pytest.FixtureRequest, pools: dict[str, Executor], store: Store) -> Executor:
+    """Plain pools, and the same pools in a ProxyExecutor: the same tests for both."""
+    pool = pools[request.param.removeprefix("proxy-")]
+    return ProxyExecutor(pool, store, policy=LARGE) if "proxy" in request.param else pool
+
+
+def test_what_was_one_object_is_one_object(either: Executor, store: Store, array: Any) -> None:
+    """However often a function carries it: what is written to one is seen in the other."""
+    model = tasks.Model(array)
+    assert either.submit(functools.partial(tasks.same, array, array)).result()
+    assert not either.submit(functools.partial(tasks.same, array, array.copy())).result()
+    assert either.submit(functools.partial(model.holds, model.weights)).result()
+    assert left(store) == 0
+
+
+def test_a_map_for_its_effects(either: Executor, store: Store, array: Any, tmp_path: Path) -> None:
+    """All calls are made, whether or not anybody takes their results."""
+    results = either.map(functools.partial(tasks.touch_file, array, tmp_path), range(50))
+    if "Proxy" in type(either).__name__:
+        wait(list(either._submitter._running))  # type: ignore[attr-defined]
+    else:
+        list(results)
+    assert len(list(tmp_path.glob("done-*"))) == 50
+
+
+@pytest.mark.parametrize("unpicklable", [tasks.Unpicklable(), multiprocessing.Lock()])
+def test_errors_of_pickling_are_the_futures(
+    pools: Any, store: Store, array: Any, unpicklable: Any
+) -> None:
+    """They come where the plain pool reports them, whatever they are."""
+    executor = ProxyExecutor(pools["fork"], store, policy=LARGE)
+    function = functools.partial(tasks.kinds, array, unpicklable)
+    expected = type(pools["fork"].submit(function).exception(60))
+    assert type(executor.submit(function).exception(60)) is expected is RuntimeError
+    assert left(store) == 0
+
+
+def test_threads_get_the_callers_own_object(array: Any) -> None:
+    """A method changes the object it is called on, also where arguments go through a store."""
+    model = tasks.Model(array)
+    with ProxyExecutor(ThreadPoolExecutor(1), policy=LARGE) as executor:
+        assert [executor.submit(model.rename, name).result() for name in "ab"] == ["model", "a"]
+    assert model.name == "b"
+
+
+def test_functions_of_a_script_keep_their_globals() -> None:
+    """By name through two executors; and by value, all of a function's helpers with one another."""
+    assert run(KEEPS_GLOBALS) == "set initialised\nTrue 4.0"
+
+
+KEEPS_GLOBALS = """
+import functools
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import loky
+import numpy as np
+from proxyflow_futures import ProxyExecutor
+
+a, b, c = np.ones(80_000), np.ones(80_000), np.ones(80_000)
+mode, verbose = "not", False
+
+def initialise():
+    global mode
+    mode = "initialised"
+
+def tell(array, word=""):
+    return word, mode
+
+def is_verbose():
+    return verbose
+
+def make(big):
+    def task():
+        global verbose
+        verbose = True
+        return is_verbose(), float(a[0] + b[0] + c[0] + big[0])
+    return task
+
+big = np.ones(200_000)
+pool = ProcessPoolExecutor(1, initializer=initialise, mp_context=get_context("fork"))
+with ProxyExecutor(ProxyExecutor(pool)) as executor:
+    print(*executor.submit(functools.partial(tell, big, word="set")).result())
+with ProxyExecutor(loky.ProcessPoolExecutor(1)) as executor:
+    print(*executor.submit(make(big)).result())
+"""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,6 +247,40 @@ def test_map_from_several_threads(executor: ProxyExecutor, store: Store) -> None
     for thread in threads:
         thread.join(60)
     assert totals == [[i * (LARGE // 8) for i in range(30)]] * 4
+    assert left(store) == 0
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_map_that_is_kept_keeps_nothing_in_the_store(
+    make_pool: Callable[[], Executor], store: Store, failing: bool
+) -> None:
+    """Nor does an exception that came out of it, before the garbage collector has been by."""
+    array = np.ones(LARGE)
+    gc.collect()
+    gc.disable()
+    try:
+        with ProxyExecutor(make_pool(), store, policy=LARGE) as executor:
+            function = functools.partial(
+                tasks.fail_at_three if failing else tasks.echo_length, array
+            )
+            results = executor.map(function, range(20))
+            with pytest.raises(tasks.Failure) if failing else contextlib.nullcontext():
+                list(results)
+        assert left(store) == 0
+    finally:
+        gc.enable()
+
+
+def test_results_there_are_come_before_what_stops_the_map(
+    make_pool: Callable[[], Executor], store: Store
+) -> None:
+    """As with the plain executor, which has submitted all by the time of the first result."""
+    executor = ProxyExecutor(make_pool(), store, policy=LARGE)
+    results = executor.map(tasks.total, arrays(8))
+    executor.shutdown()
+    assert [next(results) for _ in range(4)] == [i * (LARGE // 8) for i in range(4)]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        list(results)
     assert left(store) == 0
 
 
