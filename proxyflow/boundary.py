@@ -26,6 +26,7 @@ from proxyflow.results import Results, Ticket
 from proxyflow.store import Store
 
 __all__ = [
+    "AsyncCall",
     "Call",
     "Lightened",
     "Received",
@@ -211,10 +212,10 @@ class Call:
         # All but the function is plain: a process pool looks twice, in Python, at each object of a
         # class it pickles.
         results = None if self.results is None else self.results.pickled
-        return (_load_call, (self.function, self.resolve, results, self.ticket))
+        return (_load_call, (type(self), self.function, self.resolve, results, self.ticket))
 
     def __repr__(self) -> str:
-        return f"<Call of {self.function!r}>"
+        return f"<{type(self).__name__} of {self.function!r}>"
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
@@ -229,6 +230,20 @@ class Call:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
         return _run(self.function, self.resolve, self.results, self.ticket, args, kwargs)
+
+
+class AsyncCall(Call):
+    """A coroutine function as it runs in a worker of Dask's, which awaits it."""
+
+    __slots__ = ()
+
+    # How Dask recognises a callable object that has to be awaited.
+    __tornado_coroutine__ = True
+
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task."""
+        function, args, kwargs, lent = _begin(self.function, self.resolve, args, kwargs)
+        return _finish(await function(*args, **kwargs), lent, self.results, self.ticket)
 
 
 def call(
@@ -252,11 +267,23 @@ def _run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    lent = False
-    function = opened(function)
+    function, args, kwargs, lent = _begin(function, resolve, args, kwargs)
+    return _finish(function(*args, **kwargs), lent, results, ticket)
+
+
+def _begin(
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], bool]:
+    function, lent = opened(function), False
     if resolve is not None:
         args, kwargs, lent = receive(function, args, kwargs, resolve)
-    result = function(*args, **kwargs)
+    return function, args, kwargs, lent
+
+
+def _finish(result: Any, lent: bool, results: Results | None, ticket: Ticket) -> Any:
     if lent:
         # A task may hand on what it was lent; the loan ends with the task.
         result = Restoration(_end).apply(result)
@@ -264,9 +291,13 @@ def _run(
 
 
 def _load_call(
-    function: Callable[..., Any], resolve: Resolve | None, results: bytes | None, ticket: Ticket
+    kind: type[Call],
+    function: Callable[..., Any],
+    resolve: Resolve | None,
+    results: bytes | None,
+    ticket: Ticket,
 ) -> Call:
-    return Call(function, resolve, None if results is None else Results.load(results), ticket)
+    return kind(function, resolve, None if results is None else Results.load(results), ticket)
 
 
 def restores(function: Callable[..., Any]) -> bool:
@@ -275,7 +306,7 @@ def restores(function: Callable[..., Any]) -> bool:
     That is so for a call that another executor wrapped already, and for ``@proxied`` functions,
     also in a partial: whoever is closest to the function decides what it receives.
     """
-    if type(function) is Call:
+    if isinstance(function, Call):
         return function.resolve is not None or restores(function.function)
     if type(function) is functools.partial:
         return restores(function.func)

@@ -16,12 +16,14 @@ from concurrent.futures import (
     Future,
     ThreadPoolExecutor,
 )
+from inspect import iscoroutinefunction
 from itertools import islice
 from time import monotonic
 from typing import Any
 
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.boundary import (
+    AsyncCall,
     Call,
     Lightened,
     Resolve,
@@ -196,7 +198,7 @@ class Submitter:
                 restoring = restoring if proxies else None
             if ticketing is not None:
                 results, ticket = ticketing.results, ticketing.issue()
-            if results is None and restoring is None:
+            if results is None and restoring is None and sent is None:
                 future = executor.submit(travelling, *args, **kwargs)
             elif is_plain_pool(executor):
                 # A function and plain values: pickled several times as fast as an object.
@@ -204,7 +206,8 @@ class Submitter:
                 future = executor.submit(call, travelling, restoring, pickled, ticket, args, kwargs)
             else:
                 # By its name other executors list the task.
-                wrapped = Call(travelling, restoring, results, ticket)
+                kind = AsyncCall if iscoroutinefunction(function) else Call
+                wrapped = kind(travelling, restoring, results, ticket)
                 future = executor.submit(wrapped, *args, **kwargs)
         except BaseException:
             self.references.release(keys)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dask.utils import funcname
 
-from proxyflow.boundary import Call, Resolve, restores
+from proxyflow.boundary import AsyncCall, Call, Resolve, restores
 from proxyflow.caller import warn_caller
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import StoreFullError
@@ -18,7 +18,7 @@ from proxyflow.functions import make_lean
 from proxyflow.nesting import Replacement
 from proxyflow.proxy import Proxy, extract
 from proxyflow_dask.owner import Lease, Owner
-from proxyflow_dask.packed import AsyncCall, Packed
+from proxyflow_dask.packed import Packed
 from proxyflow_dask.private import (
     Alias,
     DataNode,

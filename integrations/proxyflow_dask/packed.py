@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 from distributed import Status, get_worker
 
-from proxyflow.boundary import Resolve, receive
 from proxyflow.connectors.protocol import Key
-from proxyflow.factory import Loan
-from proxyflow.functions import opened
 from proxyflow.nesting import Restoration
-from proxyflow.proxy import Proxy, extract, get_factory, is_resolved, resolve_async
+from proxyflow.proxy import Proxy, is_resolved, resolve_async
 from proxyflow_dask.private import GraphNode, Task, TaskRef, dumps, loads
 from proxyflow_dask.results import ResultPlace, load_result
 
-__all__ = ["AsyncCall", "AsyncPacked", "Packed", "packed_in", "restoring", "walk"]
+__all__ = ["AsyncPacked", "Packed", "packed_in", "restoring", "walk"]
 
 
 class Packed:
@@ -146,31 +142,6 @@ class AsyncPacked(Packed):
     async def __call__(self, *values: Any) -> Any:
         """Run the task with the results it depends on."""
         return self._keep(await self._start(values))
-
-
-class AsyncCall:
-    """A coroutine function as it runs in a worker; `proxyflow.boundary.Call` awaited."""
-
-    __slots__ = ("function", "resolve")
-
-    def __init__(self, function: Callable[..., Any], resolve: Resolve) -> None:
-        self.function = function
-        self.resolve = resolve
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (AsyncCall, (self.function, self.resolve))
-
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task."""
-        function = opened(self.function)
-        args, kwargs, lent = receive(function, args, kwargs, self.resolve)
-        result = await function(*args, **kwargs)
-        return Restoration(_end).apply(result) if lent else result
-
-
-def _end(proxy: Proxy[Any]) -> Any:
-    """Return the object instead of a proxy that does not outlive the task."""
-    return extract(proxy) if type(get_factory(proxy)) is Loan else proxy
 
 
 class Restoring:

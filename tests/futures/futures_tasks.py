@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -55,6 +56,16 @@ def kinds(*args: Any, **kwargs: Any) -> list[str]:
 def total(a: Any, b: Any = 0, *, scale: int = 1) -> float:
     assert type(a) is np.ndarray, f"a {type(a).__name__}"
     return float((a.sum() + np.sum(b)) * scale)
+
+
+async def total_later(a: Any) -> float:
+    await asyncio.sleep(0.01)
+    return float(np.sum(a))
+
+
+async def doubled_later(a: Any) -> Any:
+    await asyncio.sleep(0.01)
+    return 2 * a
 
 
 def nested_total(value: dict[str, Any]) -> float:

@@ -253,6 +253,19 @@ def test_errors_of_pickling_are_the_futures(
     assert left(store) == 0
 
 
+@pytest.mark.parametrize("results", [True, False])
+def test_coroutine_functions(pools: Any, store: Store, array: Any, results: bool) -> None:
+    """An executor that awaits them still does."""
+    executor = ProxyExecutor(pools["distributed"], store, policy=LARGE, results=results)
+    assert executor.submit(tasks.total_later, 1).result(60) == 1
+    assert executor.submit(tasks.total_later, array).result(60) == array.sum()
+    function = functools.partial(tasks.total_later, array)
+    assert executor.submit(function).result(60) == array.sum()
+    doubled = executor.submit(tasks.doubled_later, array).result(60)
+    assert (doubled == 2 * array).all()
+    del doubled
+
+
 def test_threads_get_the_callers_own_object(array: Any) -> None:
     """A method changes the object it is called on, also where arguments go through a store."""
     model = tasks.Model(array)
