@@ -29,6 +29,7 @@ _SCALARS = frozenset({type(None), bool, int, float, complex})
 _TEXTS = frozenset({str, bytes})
 _FLAT = _SCALARS | _TEXTS
 _SETS = frozenset({set, frozenset})
+_BUILTIN = frozenset({list, tuple, dict}) | _SETS
 # Roughly what a scalar takes in a pickle.
 _SCALAR = 9
 
@@ -165,6 +166,8 @@ class Replacement:
     replace
         Called with a large value; returns what takes its place. A value that occurs twice is
         replaced once, by one and the same object, so that what was identical stays identical.
+    builtin_only
+        Whether to look into lists, tuples and dicts alone, and at all others from without.
 
     Attributes
     ----------
@@ -178,8 +181,11 @@ class Replacement:
     [1, {'a': 100}]
     """
 
-    def __init__(self, policy: Policy, replace: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, policy: Policy, replace: Callable[[Any], Any], *, builtin_only: bool = False
+    ) -> None:
         self.proxies = False
+        self._builtin_only = builtin_only
         self._policy = policy
         self._replace = replace
         # By identity. The values are kept beside it: an id is only unique while its object lives.
@@ -205,7 +211,7 @@ class Replacement:
 
     def _measure(self, value: Any, depth: int) -> _Found:
         container = _container(type(value))
-        if container is None:
+        if container is None or (self._builtin_only and type(value) not in _BUILTIN):
             return self._measure_leaf(value)
         known = self._found.get(id(value))
         if known is not None:

@@ -61,7 +61,8 @@ class Owner:
     def __init__(self, store: Store, *, closes: bool = True) -> None:
         self.store = store
         self.closes = closes
-        self.session = store.session or new_name(10)
+        # Not that of the store's session: other owners may use the same store, and count as we do.
+        self.session = new_name(10)
         self._references = References(store)
         self._tickets: dict[int, _Ticket] = {}
         self._results: set[Key] = set()

@@ -82,8 +82,12 @@ class StoredArguments:
         self._owner.settle(self._leases)
 
     def of(self, argument: Any) -> Any:
-        """Return an argument with its large values encoded."""
-        return Replacement(self._policy, self._encode).apply(argument)
+        """Return an argument with its large values encoded.
+
+        Those in objects of other classes than Python's containers are not: Dask may be about to
+        ask such an object for a token, and its own code would meet what stands for the value.
+        """
+        return Replacement(self._policy, self._encode, builtin_only=True).apply(argument)
 
     def _encode(self, value: Any) -> Any:
         """Return a large value encoded, or as it is if Dask had better hash it itself."""

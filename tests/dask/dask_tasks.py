@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,24 @@ from proxyflow import Proxy, is_resolved
 
 def total(array: Any, factor: float = 1.0, *rest: Any) -> float:
     return float(np.sum(array)) * factor
+
+
+@dataclass
+class Image:
+    """Knows what makes it the same as another one, so Dask does not look into it."""
+
+    pixels: Any
+
+    def __dask_tokenize__(self) -> tuple[str, tuple[int, ...], float]:
+        return ("Image", self.pixels.shape, float(self.pixels[0]))
+
+
+def pixel_sum(images: list[Image]) -> float:
+    return float(sum(image.pixels.sum() for image in images))
+
+
+def is_same(a: Any, b: Any) -> bool:
+    return a is b
 
 
 def kind_of(value: Any) -> str:

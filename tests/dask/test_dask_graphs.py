@@ -211,6 +211,25 @@ def test_closures_partials_defaults_and_methods(shop: Shop) -> None:
     shop.expect_empty()
 
 
+def test_objects_with_a_token_of_their_own(shop: Shop) -> None:
+    """They are asked for it as they are; what is large in them is replaced all the same."""
+    future = shop.client.submit(tasks.pixel_sum, [tasks.Image(array(3))])
+    assert future.result() == 3 * N
+    assert shop.count() == 1
+    images = shop.client.map(tasks.pixel_sum, [[tasks.Image(array(i))] for i in range(2)])
+    assert shop.client.gather(images) == [0, N]
+    del future, images
+    shop.expect_empty()
+
+
+def test_what_a_function_carries_twice(shop: Shop) -> None:
+    """One object in two places is one object where the function runs."""
+    carried = array(1)
+    assert shop.client.submit(functools.partial(tasks.is_same, carried, carried)).result()
+    function = functools.partial(tasks.is_same, carried, array(1))
+    assert not shop.client.submit(function, pure=False).result()
+
+
 def test_sets_carried_by_a_function(shop: Shop) -> None:
     """A long list and a list of arrays in a closure: as a whole, and one by one."""
     numbers, arrays = list(range(100_000)), [array(1), array(2)]

@@ -170,3 +170,35 @@ def test_results_need_keys_before_objects(shared_cluster: Cluster, tmp_path: Pat
         Client(shared_cluster.address) as client,
     ):
         client.register_plugin(ProxyPlugin(store, results=True))
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_one_open_store_for_several_registrations(
+    own_cluster: Cluster, store_url: str, clients: int
+) -> None:
+    """What one has done with is not taken for what another one has."""
+    with (
+        Store(store_url) as store,
+        Client(own_cluster.address, set_as_default=False) as one,
+        Client(own_cluster.address, set_as_default=False) as two,
+    ):
+        one.register_plugin(ProxyPlugin(store, threshold="100 kB"))
+        first = [one.submit(tasks.total, array(i)) for i in range(3)]
+        other = [one, two][clients - 1]
+        other.register_plugin(ProxyPlugin(store, threshold="200 kB"))
+        second = [other.submit(tasks.total, array(10 + i)) for i in range(3)]
+        assert one.gather(first) == [N * i for i in range(3)]
+        assert other.gather(second) == [N * (10 + i) for i in range(3)]
+        del first
+        until(lambda: collected(store) == 3)
+        for pid in other.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        assert other.gather(second) == [N * (10 + i) for i in range(3)]
+        del second
+        until(lambda: collected(store) == 0)
+
+
+def collected(store: Store) -> int:
+    """Return how many objects are stored when futures nobody has any more are gone."""
+    gc.collect()
+    return sum(1 for _ in store.scan())
