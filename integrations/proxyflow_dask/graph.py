@@ -26,12 +26,16 @@ from proxyflow_dask.private import (
     LLGExpr,
     NestedContainer,
     Task,
+    dumps,
     execute_subgraph,
 )
 from proxyflow_dask.results import ResultPlace
 from proxyflow_dask.values import Encoded, GraphPolicy
 
 __all__ = ["Packing", "Rules", "make_graph"]
+
+# A pickled function of at least so many bytes is sent once with a graph, not with each task.
+_SHARED_FROM = 1024
 
 
 class Rules(NamedTuple):
@@ -82,6 +86,8 @@ class Packing:
         self._stored: dict[int, tuple[Any, Lease | None, Any]] = {}
         self._own: list[Lease] = []
         self._functions: dict[int, tuple[Any, Any, list[Lease]]] = {}
+        self._calls: dict[int, tuple[Any, Any]] = {}
+        self._pickles: dict[int, tuple[Any, bytes | None]] = {}
 
     def pack(self, graph: Mapping[Any, GraphNode], *, left_out: set[Any]) -> dict[Any, GraphNode]:
         """Return the graph with the large values of its tasks replaced.
@@ -114,7 +120,8 @@ class Packing:
         self.tickets[key] = ticket
         if place is not None:
             objects.append(place.key)
-        return Packed.of(packed, _name(node), owner.session, ticket, objects, place)
+        function = self._pickled(packed.func) if type(packed) is Task else None
+        return Packed.of(packed, function, _name(node), owner.session, ticket, objects, place)
 
     # -- values --------------------------------------------------------------------------------
 
@@ -167,6 +174,23 @@ class Packing:
             lean = make_lean(function, self._rules.policy, put, recipe, by_name=False)
             known = self._functions[id(function)] = (function, lean, leases)
         return known[1], known[2]
+
+    def call(self, function: Any, kind: type[Call]) -> Call:
+        """Return a call of a function, the same one for all tasks."""
+        known = self._calls.get(id(function))
+        if known is None:
+            call = kind(function, self._rules.resolve)
+            known = self._calls[id(function)] = (function, call)
+        return known[1]
+
+    def _pickled(self, function: Any) -> bytes | None:
+        """Return the pickle of a function that tasks had better share; None if it is small."""
+        known = self._pickles.get(id(function))
+        if known is None:
+            pickled = dumps(function)
+            shared = pickled if len(pickled) >= _SHARED_FROM else None
+            known = self._pickles[id(function)] = (function, shared)
+        return known[1]
 
     @property
     def rules(self) -> Rules:
@@ -222,8 +246,7 @@ class _PackedTask:
             return node
         self.leases += leases
         if not restores(node.func):
-            call = AsyncCall if node.is_coro else Call
-            function = call(function, self._rules.resolve)
+            function = self._packing.call(function, AsyncCall if node.is_coro else Call)
         return _with(node, func=function, args=args, kwargs=kwargs)
 
     def _rewrite_subgraph(self, node: Any) -> Any:

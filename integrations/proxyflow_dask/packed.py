@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -27,6 +28,8 @@ class Packed:
     ----------
     content
         Pickle of the task and of the keys of its dependencies, in the order of the arguments.
+    function
+        Pickle of the task's function if that is no part of `content`: many tasks share it.
     name
         What to call it in logs and on the dashboard.
     session
@@ -40,11 +43,12 @@ class Packed:
         Pickle of the `ResultPlace` a large result goes to; None for by value.
     """
 
-    __slots__ = ("_open", "content", "name", "objects", "place", "session", "ticket")
+    __slots__ = ("_open", "content", "function", "name", "objects", "place", "session", "ticket")
 
     def __init__(
         self,
         content: bytes,
+        function: bytes | None,
         name: str,
         session: str,
         ticket: int,
@@ -52,6 +56,7 @@ class Packed:
         place: bytes | None,
     ) -> None:
         self.content = content
+        self.function = function
         self.name = name
         self.session = session
         self.ticket = ticket
@@ -62,6 +67,7 @@ class Packed:
     @staticmethod
     def of(
         node: GraphNode,
+        function: bytes | None,
         name: str,
         session: str,
         ticket: int,
@@ -71,8 +77,13 @@ class Packed:
         """Return a task of the same key and dependencies that does what `node` does."""
         dependencies = tuple(node.dependencies)
         kind = AsyncPacked if node.is_coro else Packed
+        content: Any = node
+        if function is not None:
+            content = copy.copy(node)
+            content.func = None
         packed = kind(
-            dumps((node, dependencies)),
+            dumps((content, dependencies)),
+            function,
             name,
             session,
             ticket,
@@ -83,8 +94,8 @@ class Packed:
         return Task(node.key, packed, *refs, _data_producer=node.data_producer)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.content, self.name, self.session, self.ticket, self.objects, self.place)
-        return (type(self), fields)
+        fields = (self.name, self.session, self.ticket, self.objects, self.place)
+        return (type(self), (self.content, self.function, *fields))
 
     @property
     def __name__(self) -> str:
@@ -94,7 +105,7 @@ class Packed:
         return f"<{self.name}, packed by proxyflow>"
 
     def __sizeof__(self) -> int:
-        return len(self.content) + len(self.objects) + 256
+        return len(self.content) + len(self.function or b"") + len(self.objects) + 256
 
     def __call__(self, *values: Any) -> Any:
         """Run the task with the results it depends on."""
@@ -102,7 +113,7 @@ class Packed:
 
     def prefetch(self) -> None:
         """Begin to resolve the proxies in the background, for the run to come."""
-        opened = self._open = loads(self.content)
+        opened = self._open = self._load()
         for proxy in walk(opened[0]):
             if not is_resolved(proxy):
                 resolve_async(proxy)
@@ -110,9 +121,15 @@ class Packed:
     def _start(self, values: tuple[Any, ...]) -> Any:
         # Opened anew for each run: a task that writes to its arguments spoils none but its own.
         opened, self._open = self._open, None
-        node, dependencies = loads(self.content) if opened is None else opened
+        node, dependencies = self._load() if opened is None else opened
         results = [load_result(value) for value in values]
         return node(dict(zip(dependencies, results, strict=True)))
+
+    def _load(self) -> tuple[Any, tuple[Any, ...]]:
+        node, dependencies = loads(self.content)
+        if self.function is not None:
+            node.func = loads(self.function)
+        return node, dependencies
 
     def _keep(self, result: Any) -> Any:
         if self.place is None or _is_closing():

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from dask import delayed
 from dask.tokenize import tokenize
-from dask_shop import Shop, until
+from dask_shop import Cluster, Shop, until
 
 from proxyflow import proxy_url
 from proxyflow.errors import StoreFullError
@@ -220,6 +220,27 @@ def test_objects_with_a_token_of_their_own(shop: Shop) -> None:
     assert shop.client.gather(images) == [0, N]
     del future, images
     shop.expect_empty()
+
+
+@pytest.mark.parametrize("results", [False, True])
+def test_what_is_too_small_to_be_replaced_goes_once_with_a_graph(
+    shared_cluster: Cluster, store_url: str, results: bool
+) -> None:
+    """A table of 80 kB in the closure of a mapped function is not sent with each of its tasks."""
+    table, large = np.arange(10_000.0), array(1)
+
+    def look_up(i: int, other: Any) -> float:
+        return float(table[i] + other[0])
+
+    shop = Shop(shared_cluster.address, store_url, threshold="100 kB", results=results)
+    with warnings.catch_warnings():
+        # Dask warns of a graph of more than 10 MB.
+        warnings.simplefilter("error", UserWarning)
+        futures = shop.client.map(look_up, range(200), [large] * 200)
+    assert shop.client.gather(futures) == [i + 1.0 for i in range(200)]
+    del futures
+    shop.expect_empty()
+    shop.client.close()
 
 
 def test_what_a_function_carries_twice(shop: Shop) -> None:
