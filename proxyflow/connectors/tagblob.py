@@ -32,7 +32,7 @@ from proxyflow.connectors.tagbloblists import SessionLists
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
-from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound
+from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound, Unauthorized
 
 __all__ = ["TagBlobConnector", "session_tag"]
 
@@ -137,6 +137,7 @@ class TagBlobConnector:
         self._lease = Lease(self._renew)
         with translated(self._url):
             self.swept = self._sweep()
+            self._ddfs.admit_readers(session_tag(name))
             self._ddfs.put(session_tag(name), [], attributes=self._alive())
         self._lease.start()
         return name
@@ -163,7 +164,7 @@ class TagBlobConnector:
         except TagNotFound:
             # Its tag goes last: what is left came from a process that did not know.
             return True
-        except LookupError:
+        except (LookupError, Unauthorized):
             return False
         return time.time() - renewed > LEASE
 
@@ -183,9 +184,15 @@ class TagBlobConnector:
 
     def _sweep(self) -> list[str]:
         dead = sorted(session for session in self._sessions() if self._is_dead(session))
-        for session in dead:
+        return [session for session in dead if self._may_drop(session)]
+
+    def _may_drop(self, session: str) -> bool:
+        """Remove a session, unless its tags want other tokens: those who have them will."""
+        try:
             self._drop(session)
-        return dead
+        except Unauthorized:
+            return False
+        return True
 
     def _sessions(self) -> set[str]:
         """Return the sessions that there is a tag of."""
@@ -302,6 +309,9 @@ class TagBlobConnector:
             self._lists_of(key.session).link(tag)
             blobs = self._store(tag, list(cut(pieces, _BLOB)) or [[]])
             try:
+                if not replaced:
+                    # Before it is filled: whoever waits for the object may read it at once.
+                    self._ddfs.admit_readers(tag)
                 self._ddfs.put(tag, blobs, attributes=_attributes(pieces))
             except BaseException:
                 self._discard(blobs)
