@@ -33,6 +33,7 @@ from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
 from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound, Unauthorized
+from proxyflow.storage.tagblob.embedded import EmbeddedEngine
 
 __all__ = ["TagBlobConnector", "session_tag"]
 
@@ -445,12 +446,25 @@ class TagBlobConnector:
 
 def _open(url: str, volumes: int | None, replicas: int | None, endpoint: str | None) -> DDFS:
     storage_options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else None
-    return DDFS(
+    ddfs = DDFS(
         url.removeprefix("ddfs+"),
         volumes=volumes,
         replicas=replicas,
         storage_options=storage_options,
     )
+    if isinstance(ddfs.engine, EmbeddedEngine):
+        _check_replicas(url, ddfs.engine)
+    return ddfs
+
+
+def _check_replicas(url: str, engine: EmbeddedEngine) -> None:
+    """Refuse at once what no object could be stored with."""
+    if not 1 <= engine.replicas <= len(engine.volumes):
+        raise ConfigError(
+            f"replicas={engine.replicas} cannot be had of {url}, whose volumes are "
+            f"{', '.join(sorted(engine.volumes))}",
+            remedy="give it more (?volumes=3), or set replicas or DDFS_BLOB_REPLICAS to fewer",
+        )
 
 
 def session_tag(session: str) -> str:

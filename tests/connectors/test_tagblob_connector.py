@@ -355,3 +355,23 @@ def test_what_wants_another_token_is_left_alone(
         assert ddfs.exists(tag)
     set_tokens(monkeypatch, None, "theirs")
     assert proxyflow.gc(place) == ["abcdefghij"]
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [("?volumes=2&replicas=3", None), ("?volumes=2", "3"), ("", "2"), ("", "0")],
+)
+def test_more_replicas_than_volumes_are_refused_at_once(
+    tmp_path: Path, options: str, setting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when the first object is put."""
+    if setting is not None:
+        monkeypatch.setenv("DDFS_BLOB_REPLICAS", setting)
+    with pytest.raises(ConfigError, match="whose volumes are vol0.*; give it more"):
+        Store(f"ddfs+file://{tmp_path}/store{options}")
+
+
+def test_a_number_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDFS_BLOB_REPLICAS", "many")
+    with pytest.raises(ConfigError, match="DDFS_BLOB_REPLICAS=many is not a number; set it to"):
+        Store(f"ddfs+file://{tmp_path}/store")
