@@ -367,7 +367,7 @@ def test_more_replicas_than_volumes_are_refused_at_once(
     """And not when the first object is put."""
     if setting is not None:
         monkeypatch.setenv("DDFS_BLOB_REPLICAS", setting)
-    with pytest.raises(ConfigError, match="whose volumes are vol0.*; give it more"):
+    with pytest.raises(ConfigError, match=r"whose volumes are vol0.*; give it more"):
         Store(f"ddfs+file://{tmp_path}/store{options}")
 
 
