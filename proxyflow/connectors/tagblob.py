@@ -20,7 +20,7 @@ import xxhash
 from proxyflow.connectors.lease import LEASE, Lease
 from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.connectors.session import SESSION_NAME, new_name, no_session
 from proxyflow.connectors.sessionkey import (
     SessionKey,
     SessionKeyMaker,
@@ -97,7 +97,7 @@ class TagBlobConnector:
         endpoint: str | None = None,
     ) -> None:
         if session is not None and not SESSION_NAME.fullmatch(session):
-            raise StoreClosedError(f"not the name of a session: {session!r}", store=url)
+            raise no_session(session, url)
         self._url = url
         self._options = {"volumes": volumes, "replicas": replicas, "endpoint": endpoint}
         with translated(url):

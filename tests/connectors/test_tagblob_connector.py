@@ -294,6 +294,12 @@ def test_urls(tmp_path: Path) -> None:
         Store("disco://127.0.0.1:1")
 
 
+def test_a_bucket_that_is_not_there_is_named_as_one(s3_url: str) -> None:
+    """It is no volume that somebody could mount again."""
+    with pytest.raises(StoreUnreachableError, match=r"no such bucket; .* create it, or correct"):
+        Store(s3_url.replace("//store/", "//nowhere/"))
+
+
 def set_tokens(monkeypatch: pytest.MonkeyPatch, read: str | None, write: str | None) -> None:
     for name, token in (("READ", read), ("WRITE", write)):
         monkeypatch.delenv(f"DDFS_{name}_TOKEN", raising=False)
