@@ -32,9 +32,11 @@ class Run(NamedTuple):
 
 
 def held_by_process() -> int:
-    """Return the resident memory of the process that runs this, in bytes."""
+    """Return the memory of its own that the process that runs this holds, in bytes."""
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        # Without the shared pages: the scheduler is in the client's process, which maps the store.
+        _, resident, shared = map(int, file.read().split()[:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def sweep(

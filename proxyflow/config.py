@@ -108,9 +108,15 @@ def _file_settings() -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            settings = tomllib.load(file).get("proxyflow", {})
+            found = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"PROXYFLOW_CONFIG={path} cannot be read: {error}") from error
+    if found and "proxyflow" not in found:
+        # Its settings would be ignored silently.
+        raise ConfigError(
+            f"{path} has no table [proxyflow]", remedy="write [proxyflow] above the settings"
+        )
+    settings = found.get("proxyflow", {})
     if not isinstance(settings, dict):
         raise ConfigError(f"proxyflow is no table in {path}", remedy="write [proxyflow]")
     unknown = sorted(set(settings) - {"store", "threshold"})

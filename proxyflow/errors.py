@@ -57,7 +57,7 @@ class ProxyflowError(Exception):
     message
         What went wrong, in one sentence.
     remedy
-        What the user can do about it; shown after the message.
+        What the user can do about it; shown after the message. By default `usual_remedy`.
 
     Examples
     --------
@@ -65,10 +65,13 @@ class ProxyflowError(Exception):
     the disk is full; free some space
     """
 
+    # What mostly helps against errors of the class.
+    usual_remedy: str | None = None
+
     def __init__(self, message: str = "", *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
 
     def _context(self) -> list[str]:
         """Return the parts shown after the message, remedy last."""
@@ -148,6 +151,8 @@ class StoreError(ProxyflowError):
 class StoreClosedError(StoreError):
     """The store was closed, or the run it belonged to has ended."""
 
+    usual_remedy = "keep the store open while its keys and proxies are in use"
+
 
 class StoreFullError(StoreError, OSError):
     """There is no room left for the object; ``errno`` is ``ENOSPC``."""
@@ -167,6 +172,8 @@ class UnsupportedError(StoreError):
 class InvalidKeyError(StoreError, ValueError):
     """The key is malformed, of another connector, or would leave the store."""
 
+    usual_remedy = "pass a key of this store as it was returned, with the store that returned it"
+
 
 class ObjectNotFoundError(StoreError, LookupError):
     """Nothing is stored under the key: never was, or has been evicted."""
@@ -174,6 +181,8 @@ class ObjectNotFoundError(StoreError, LookupError):
 
 class ObjectExistsError(StoreError, ValueError):
     """An object that is set once has been set already."""
+
+    usual_remedy = "set it once, and make another one for the next object"
 
 
 class ClaimLostError(StoreError, LookupError):
@@ -186,6 +195,8 @@ class WaitTimeoutError(StoreError, TimeoutError):
 
 class CorruptObjectError(StoreError):
     """The stored bytes are short, damaged, or of an unknown format version."""
+
+    usual_remedy = "store the object again, with the proxyflow that reads it"
 
 
 class AuthenticationError(CorruptObjectError):

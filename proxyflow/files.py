@@ -70,7 +70,7 @@ class URLFactory:
             # What is missing beyond fsspec, its own message says.
             raise MissingDependencyError(
                 f"{self.url} cannot be opened: {error}",
-                remedy="pip install fsspec, and s3fs for s3://" if error.name == "fsspec" else None,
+                remedy="pip install 'proxyflow[s3]'" if error.name == "fsspec" else None,
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:

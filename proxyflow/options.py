@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxyflow.config import default_secret
-from proxyflow.connectors.url import StoreURL
+from proxyflow.connectors.url import OF_EVERY_STORE, StoreURL
 from proxyflow.errors import ConfigError
 from proxyflow.sizes import parse_size
 
@@ -14,7 +14,7 @@ __all__ = ["CACHE", "NAMES", "StoreOptions"]
 CACHE = 256 << 20
 """How many bytes of payloads a store caches unless told otherwise."""
 
-NAMES = frozenset({"compress", "verify", "cache"})
+NAMES = OF_EVERY_STORE
 """The options that may stand in a URL. A secret may not: URLs travel."""
 
 

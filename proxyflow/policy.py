@@ -32,7 +32,7 @@ class Policy:
     types
         Replace only instances of these classes. Default: of any.
     nested
-        Whether to look for large values inside lists, tuples, named tuples, dicts, sets and
+        Whether to look for large values inside lists, tuples, named tuples, dicts and
         dataclasses.
     depth
         How many containers deep to look.
@@ -40,7 +40,7 @@ class Policy:
     Raises
     ------
     ConfigError
-        If `threshold` is not a size.
+        If `threshold` is not a size, `types` not made of classes, or `depth` not a number from 0.
 
     Examples
     --------
@@ -61,6 +61,17 @@ class Policy:
             object.__setattr__(self, "threshold", parse_size(self.threshold))
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        try:
+            isinstance(None, () if self.types is None else self.types)
+        except TypeError:
+            raise ConfigError(
+                f"the types of a policy are classes, not {self.types!r}",
+                remedy="write types=bytes, or types=(numpy.ndarray, bytes)",
+            ) from None
+        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 0:
+            raise ConfigError(
+                f"the depth of a policy is a number of containers from 0, not {self.depth!r}"
+            )
 
     @classmethod
     def of(cls, value: Policy | int | str | None) -> Policy:

@@ -308,7 +308,10 @@ class Store:
             self.evict(key)
 
     def scan(self) -> Iterator[StoredObject]:
-        """Yield key, size and age of every object of the session, in no order.
+        """Yield a `StoredObject` for every object of the session, in no order.
+
+        It has the object's `key`, its size as stored (`nbytes`), and when it was stored
+        (`modified`, in seconds since the epoch).
 
         Raises
         ------

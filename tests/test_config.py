@@ -67,6 +67,7 @@ def test_an_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"[proxyflow", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"proxyflow = 3", "no table"),
+        (b"store = 'memory://'", r"has no table \[proxyflow\]"),
         (b"[proxyflow]\nstroe = 'x'", "unknown setting 'stroe'.*known: store, threshold"),
         (b"[proxyflow]\nsecret = 'x'", "unknown setting 'secret'"),
         (b"[proxyflow]\nstore = 5", "not a store URL: '5'"),

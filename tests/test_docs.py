@@ -44,7 +44,7 @@ def options_of(scheme: str) -> set[str]:
     url = StoreURL(scheme, path="/nowhere", options={"nosuchoption": "1"})
     with pytest.raises(ConfigError, match="unknown option 'nosuchoption'") as caught:
         connector_class(scheme).from_url(url)
-    listed = str(caught.value.remedy).removeprefix("known here: ")
+    listed = str(caught.value.remedy).removeprefix("known here: ").partition(";")[0]
     return set() if listed == "none" else set(listed.split(", "))
 
 
@@ -102,3 +102,17 @@ def test_the_table_of_options_is_right(scheme: str) -> None:
 def test_every_variable_is_in_the_table() -> None:
     missing = {name for name in used_variables() if f"`{name}`" not in CONFIGURATION}
     assert missing == set()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_programs_of_the_readme_run(number: int, tmp_path: Path) -> None:
+    """As they are shown, but for their size and the directory they use."""
+    block = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)[number]
+    program = block.replace("/dev/shm/run1", f"{tmp_path}/run1").replace("20_000_000", "200_000")
+    assert "__main__" in program
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

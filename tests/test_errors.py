@@ -46,6 +46,15 @@ def test_the_tree_is_what_handlers_rely_on() -> None:
         assert name in (errors.__doc__ or "")
 
 
+def test_whatever_the_sentence_the_remedy_is_there() -> None:
+    """What helps against nearly all errors of a class need not be said with each of them."""
+    error = errors.InvalidKeyError("not a key of this store", store="file:///run")
+    assert str(error).startswith("not a key of this store; store file:///run; pass a key of this")
+    for kind in ("CorruptObjectError", "ObjectExistsError", "StoreClosedError"):
+        assert getattr(errors, kind)("what went wrong").remedy
+    assert errors.StoreClosedError("", remedy="do this").remedy == "do this"
+
+
 def example(name: str) -> Any:
     kind = getattr(errors, name)
     context: dict[str, Any] = {"remedy": "do this"}

@@ -112,7 +112,7 @@ def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
         extract(proxy_url("dropbox://folder/x"))
     assert caught.value.remedy is None
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(MissingDependencyError, match="pip install fsspec"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'proxyflow\[s3\]'"):
         extract(proxy_url("/some/x"))
 
 

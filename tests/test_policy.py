@@ -41,6 +41,19 @@ def test_what_is_no_size_is_refused(threshold: Any) -> None:
         Policy(threshold)
 
 
+@pytest.mark.parametrize("types", ["int", "", ("int",), 5, [int]])
+def test_what_is_no_class_is_refused(types: Any) -> None:
+    """At once, and not when the first value is looked at."""
+    with pytest.raises(ConfigError, match="types of a policy are classes"):
+        Policy(types=types)
+
+
+@pytest.mark.parametrize("depth", [-1, 1.5, "8", None, True])
+def test_what_is_no_depth_is_refused(depth: Any) -> None:
+    with pytest.raises(ConfigError, match="depth of a policy"):
+        Policy(depth=depth)
+
+
 @pytest.mark.parametrize("value", [None, True, False, int, np.ndarray])
 def test_never_worth_a_proxy(value: Any) -> None:
     """Code compares these by identity, whatever the threshold."""

@@ -105,7 +105,8 @@ def connector_class(name: str) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"connector {name!r} cannot be imported: {error}",
-            remedy=f"install {entry.install!r}" if entry.install else None,
+            # In quotes: to some shells the brackets of an extra mean something.
+            remedy=f"pip install '{entry.install}'" if entry.install else None,
         ) from error
     for part in attribute.split("."):
         found = getattr(found, part, None)

@@ -178,7 +178,10 @@ def ended(store: str, key: tuple[str]) -> StoreClosedError:
 def not_an_object(store: str, key: tuple[str]) -> InvalidKeyError:
     """Return the error of a name that stands for something that is not a plain file."""
     return InvalidKeyError(
-        "not an object but a link, a directory or a device", store=store, key=key
+        "not an object but a link, a directory or a device",
+        store=store,
+        key=key,
+        remedy="remove it, and let nobody else write to the store's directory",
     )
 
 

@@ -236,7 +236,10 @@ class FilespaceConnector:
         self._path(key)
         if key.nbytes != -1:
             raise InvalidKeyError(
-                "the object of this key is stored", store=self._place.url, key=key
+                "the object of this key is stored",
+                store=self._place.url,
+                key=key,
+                remedy="put the other one, which gives it a key of its own",
             )
         self._stored(key.filename, frames)
         self._publish(key.filename)

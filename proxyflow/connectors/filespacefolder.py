@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.connectors.session import SESSION_NAME, new_name, no_session
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import (
     ConfigError,
@@ -217,7 +217,7 @@ class SessionFolder:
     def join(cls, place: Place, name: str) -> SessionFolder:
         """Open a session that another process owns; `StoreClosedError` if it has ended."""
         if not SESSION_NAME.fullmatch(name):
-            raise StoreClosedError(f"not the name of a session: {name!r}", store=place.url)
+            raise no_session(name, place.url)
         session = cls(Link(place, create=False), name)
         try:
             with translated(place.url):

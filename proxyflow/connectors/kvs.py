@@ -15,7 +15,7 @@ from typing import Any
 from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SESSION_NAME
+from proxyflow.connectors.session import SESSION_NAME, no_session
 from proxyflow.connectors.sessionkey import (
     SessionKey,
     SessionKeyMaker,
@@ -63,7 +63,7 @@ class KVSConnector(ABC):
 
     def __init__(self, url: str, session: str) -> None:
         if not SESSION_NAME.fullmatch(session):
-            raise StoreClosedError(f"not the name of a session: {session!r}", store=url)
+            raise no_session(session, url)
         self._store = url
         self._name = session
         self._closed = False

@@ -282,7 +282,12 @@ class MaildirConnector:
         """Store the pieces as one object under a key, without joining them."""
         session, name = self._locate(key)
         if name.startswith(STREAMED):
-            raise InvalidKeyError("only a stream sets this", store=self.store_dir, key=key)
+            raise InvalidKeyError(
+                "only a stream sets this",
+                store=self.store_dir,
+                key=key,
+                remedy="append the object to the stream",
+            )
         with self._reported(key):
             session.queue.put(frames, name=name)
 

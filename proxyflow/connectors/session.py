@@ -46,6 +46,7 @@ __all__ = [
     "SessionDirectory",
     "SessionHold",
     "new_name",
+    "no_session",
     "open_directory",
     "private_directory",
     "remove_session",
@@ -63,6 +64,15 @@ RENEWAL = 60.0
 def new_name(length: int) -> str:
     """Return a random name in lower-case base 32, 5 bits a character."""
     return base64.b32encode(os.urandom(length))[:length].decode().lower()
+
+
+def no_session(name: str, store: object) -> StoreClosedError:
+    """Return the error of what cannot be the name of a session."""
+    return StoreClosedError(
+        f"not the name of a session: {name!r}",
+        store=store,
+        remedy="what follows the # in a URL is one; copy all of the store's name",
+    )
 
 
 class SessionDirectory:
@@ -152,7 +162,7 @@ class SessionDirectory:
             If the directory cannot be opened from here, or belongs to another user.
         """
         if not SESSION_NAME.fullmatch(name):
-            raise StoreClosedError(f"not the name of a session: {name!r}", store=root)
+            raise no_session(name, root)
         try:
             fd = open_directory(os.path.join(root, name))
         except FileNotFoundError:

@@ -20,7 +20,7 @@ import xxhash
 from proxyflow.connectors.lease import LEASE, Lease
 from proxyflow.connectors.pieces import cut, flat, new_memory
 from proxyflow.connectors.protocol import Buffer, StoredObject
-from proxyflow.connectors.session import SESSION_NAME, new_name
+from proxyflow.connectors.session import SESSION_NAME, new_name, no_session
 from proxyflow.connectors.sessionkey import (
     SessionKey,
     SessionKeyMaker,
@@ -32,7 +32,8 @@ from proxyflow.connectors.tagbloblists import SessionLists
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
-from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound
+from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound, Unauthorized
+from proxyflow.storage.tagblob.embedded import EmbeddedEngine
 
 __all__ = ["TagBlobConnector", "session_tag"]
 
@@ -96,7 +97,7 @@ class TagBlobConnector:
         endpoint: str | None = None,
     ) -> None:
         if session is not None and not SESSION_NAME.fullmatch(session):
-            raise StoreClosedError(f"not the name of a session: {session!r}", store=url)
+            raise no_session(session, url)
         self._url = url
         self._options = {"volumes": volumes, "replicas": replicas, "endpoint": endpoint}
         with translated(url):
@@ -137,6 +138,7 @@ class TagBlobConnector:
         self._lease = Lease(self._renew)
         with translated(self._url):
             self.swept = self._sweep()
+            self._ddfs.admit_readers(session_tag(name))
             self._ddfs.put(session_tag(name), [], attributes=self._alive())
         self._lease.start()
         return name
@@ -163,7 +165,7 @@ class TagBlobConnector:
         except TagNotFound:
             # Its tag goes last: what is left came from a process that did not know.
             return True
-        except LookupError:
+        except (LookupError, Unauthorized):
             return False
         return time.time() - renewed > LEASE
 
@@ -183,9 +185,15 @@ class TagBlobConnector:
 
     def _sweep(self) -> list[str]:
         dead = sorted(session for session in self._sessions() if self._is_dead(session))
-        for session in dead:
+        return [session for session in dead if self._may_drop(session)]
+
+    def _may_drop(self, session: str) -> bool:
+        """Remove a session, unless its tags want other tokens: those who have them will."""
+        try:
             self._drop(session)
-        return dead
+        except Unauthorized:
+            return False
+        return True
 
     def _sessions(self) -> set[str]:
         """Return the sessions that there is a tag of."""
@@ -302,6 +310,9 @@ class TagBlobConnector:
             self._lists_of(key.session).link(tag)
             blobs = self._store(tag, list(cut(pieces, _BLOB)) or [[]])
             try:
+                if not replaced:
+                    # Before it is filled: whoever waits for the object may read it at once.
+                    self._ddfs.admit_readers(tag)
                 self._ddfs.put(tag, blobs, attributes=_attributes(pieces))
             except BaseException:
                 self._discard(blobs)
@@ -435,12 +446,25 @@ class TagBlobConnector:
 
 def _open(url: str, volumes: int | None, replicas: int | None, endpoint: str | None) -> DDFS:
     storage_options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else None
-    return DDFS(
+    ddfs = DDFS(
         url.removeprefix("ddfs+"),
         volumes=volumes,
         replicas=replicas,
         storage_options=storage_options,
     )
+    if isinstance(ddfs.engine, EmbeddedEngine):
+        _check_replicas(url, ddfs.engine)
+    return ddfs
+
+
+def _check_replicas(url: str, engine: EmbeddedEngine) -> None:
+    """Refuse at once what no object could be stored with."""
+    if not 1 <= engine.replicas <= len(engine.volumes):
+        raise ConfigError(
+            f"replicas={engine.replicas} cannot be had of {url}, whose volumes are "
+            f"{', '.join(sorted(engine.volumes))}",
+            remedy="give it more (?volumes=3), or set replicas or DDFS_BLOB_REPLICAS to fewer",
+        )
 
 
 def session_tag(session: str) -> str:

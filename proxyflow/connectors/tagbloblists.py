@@ -68,5 +68,6 @@ class SessionLists:
             self._linked = len(self._live)
             return
         name = f"{self._session_tag}-{new_name(10)}"
+        self._ddfs.admit_readers(name)
         self._ddfs.tag(self._session_tag, [[f"tag://{name}"]])
         self._list, self._linked, self._live = name, 0, set()

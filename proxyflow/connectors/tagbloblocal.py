@@ -30,6 +30,7 @@ class LocalTagBlobConnector(TagBlobConnector):
             self.swept = self._sweep()
         self._directory = SessionDirectory.create(self._owners)
         with translated(self._url):
+            self._ddfs.admit_readers(session_tag(self._directory.name))
             self._ddfs.put(session_tag(self._directory.name), [])
         return self._directory.name
 
@@ -74,8 +75,7 @@ class LocalTagBlobConnector(TagBlobConnector):
         found = self._sessions()
         swept = set(sweep(self._owners))
         for session in found:
-            if self._is_dead(session):
-                self._drop(session)
+            if self._is_dead(session) and self._may_drop(session):
                 swept.add(session)
         return sorted(swept)
 

@@ -11,7 +11,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from proxyflow.errors import ConfigError
 from proxyflow.sizes import parse_size
 
-__all__ = ["StoreURL"]
+__all__ = ["OF_EVERY_STORE", "StoreURL"]
+
+OF_EVERY_STORE = frozenset({"compress", "verify", "cache"})
+"""The options that a store reads itself, whatever its connector."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -128,11 +131,14 @@ class StoreURL:
         value = self.options.get(name)
         if value is None:
             return default
-        if value.lower() in _TRUE | {""}:
+        if value.lower() in _TRUE:
             return True
         if value.lower() in _FALSE:
             return False
-        raise ConfigError(f"option {name}={value} of store URL {self.shown} is neither yes nor no")
+        raise ConfigError(
+            f"option {name}={value} of store URL {self.shown} is neither yes nor no",
+            remedy="write 1, true, yes or on, or 0, false, no or off",
+        )
 
     def size(self, name: str) -> int | None:
         """Return an option that is a size, in bytes; None if it is not given.
@@ -164,11 +170,12 @@ class StoreURL:
         unknown = sorted(set(self.options) - known)
         if unknown:
             names = ", ".join(sorted(known)) or "none"
+            everywhere = ", ".join(sorted(OF_EVERY_STORE))
             # Without their values: elsewhere a password is an option.
             url = self.replace(options={**self.options, **dict.fromkeys(unknown)})
             raise ConfigError(
                 f"store URL {url.shown} has an unknown option {unknown[0]!r}",
-                remedy=f"known here: {names}",
+                remedy=f"known here: {names}; with every store: {everywhere}",
             )
 
 

@@ -68,11 +68,6 @@ def rebuild_readonly(array: _Array, state: Any) -> None:
     array.flags.writeable = False
 
 
-def _reduce_memmap(array: _Array) -> tuple[Any, ...]:
-    """Reduce to a plain array: it is the content that travels, and no file is mapped any more."""
-    return reduce_array(array.view(np.ndarray))
-
-
 def _reduce_subclass(array: _Array) -> tuple[Any, ...]:
     return rebuild_view, (type(array), array.view(np.ndarray))
 
@@ -101,7 +96,8 @@ def rebuild_masked(data: _Array, mask: _Array | None, fill_value: Any, hard_mask
 
 REDUCERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     np.ndarray: reduce_array,
-    np.memmap: _reduce_memmap,
+    # Its content travels: as with pickle, it is of the class still, but has no file any more.
+    np.memmap: _reduce_subclass,
     np.matrix: _reduce_subclass,
     np.recarray: _reduce_subclass,
     np.ma.MaskedArray: _reduce_masked,

@@ -82,7 +82,7 @@ def unpack(data: Buffer, *, verify: bool = True, secret: bytes | None = None) ->
     >>> unpack(b"".join(pack(0, [b"stream"], []).frames)[:-1])
     Traceback (most recent call last):
         ...
-    proxyflow.errors.CorruptObjectError: the payload is 74 bytes long instead of 75
+    proxyflow.errors.CorruptObjectError: the payload is 74 bytes long instead of 75; store ...
     """
     view = memoryview(data)
     if view.format != "B" or view.ndim != 1:

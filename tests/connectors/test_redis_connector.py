@@ -347,8 +347,12 @@ def test_no_server() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        with pytest.raises(StoreUnreachableError, match="connection failed"):
+        failed = "connection failed.*; check that the server runs, and host and port"
+        with pytest.raises(StoreUnreachableError, match=failed):
             Store(f"redis://127.0.0.1:{port}")
+    failed = "connection failed.*; check that the server runs, and the path of its socket"
+    with pytest.raises(StoreUnreachableError, match=failed):
+        Store("redis+unix:///nowhere/redis.sock")
 
 
 def test_a_server_that_is_full() -> None:

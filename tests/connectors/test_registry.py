@@ -62,7 +62,7 @@ def test_an_installed_package_brings_its_connector() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_missing_package_is_named_with_what_to_install() -> None:
-    with pytest.raises(MissingDependencyError, match=r"'broken'.*install 'shelfware'"):
+    with pytest.raises(MissingDependencyError, match=r"'broken'.*pip install 'shelfware'"):
         Store("broken://")
     with pytest.raises(ConfigError, match="'nowhere' is not at shelfware:Nowhere"):
         Store("nowhere://")

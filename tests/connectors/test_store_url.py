@@ -40,9 +40,16 @@ def test_a_directory_of_any_name_will_do(tmp_path: Path, name: str | bytes) -> N
 
 
 def test_flags_read_as_people_write_them() -> None:
-    url = StoreURL.parse("x://?a=1&b=Yes&c=&d=off&e=0")
-    assert [url.flag(name) for name in "abcde"] == [True, True, True, False, False]
+    url = StoreURL.parse("x://?a=1&b=Yes&d=off&e=0")
+    assert [url.flag(name) for name in "abde"] == [True, True, False, False]
     assert url.flag("missing", default=True)
+
+
+@pytest.mark.parametrize("value", ["", "2", "maybe"])
+def test_what_is_no_flag_is_refused_with_the_words_that_are(value: str) -> None:
+    """Nobody has to guess whether an option without a value is on."""
+    with pytest.raises(ConfigError, match=r"neither yes nor no; write 1, .* or 0, .* or off"):
+        StoreURL.parse(f"x://?verify={value}").flag("verify")
 
 
 def test_an_option_of_none_is_dropped() -> None:
@@ -51,5 +58,6 @@ def test_an_option_of_none_is_dropped() -> None:
 
 
 def test_known_options_are_listed() -> None:
-    with pytest.raises(ConfigError, match="known here: none"):
+    known = "known here: none; with every store: cache, compress, verify"
+    with pytest.raises(ConfigError, match=known):
         StoreURL.parse("x://?a=1").check_options(frozenset())

@@ -292,3 +292,92 @@ def test_urls(tmp_path: Path) -> None:
         Store(f"ddfs+file://{tmp_path}/store?replicas=none")
     with pytest.raises(StoreUnreachableError):
         Store("disco://127.0.0.1:1")
+
+
+def test_a_bucket_that_is_not_there_is_named_as_one(s3_url: str) -> None:
+    """It is no volume that somebody could mount again."""
+    with pytest.raises(StoreUnreachableError, match=r"no such bucket; .* create it, or correct"):
+        Store(s3_url.replace("//store/", "//nowhere/"))
+
+
+def set_tokens(monkeypatch: pytest.MonkeyPatch, read: str | None, write: str | None) -> None:
+    for name, token in (("READ", read), ("WRITE", write)):
+        monkeypatch.delenv(f"DDFS_{name}_TOKEN", raising=False)
+        if token is not None:
+            monkeypatch.setenv(f"DDFS_{name}_TOKEN", token)
+
+
+@pytest.fixture(params=["directory", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "server":
+        return str(request.getfixturevalue("disco_url"))
+    return f"ddfs+file://{tmp_path}/store"
+
+
+@pytest.mark.parametrize("write", [None, "w"])
+@pytest.mark.parametrize("read", [None, "w", "r"])
+def test_any_of_the_tokens_will_do(
+    place: str, read: str | None, write: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored with the tokens that are set can be read, listed and removed with them."""
+    set_tokens(monkeypatch, read, write)
+    with Store(place) as store:
+        key = store.put("text")
+        future = store.future()
+        future.set_result("late")
+        assert [store.get(key), future.result()] == ["text", "late"]
+        assert len(list(store.scan())) == 2
+        store.evict(key)
+        assert not store.exists(key)
+    assert store.connector.session not in " ".join(DDFS(place.removeprefix("ddfs+")).list())
+
+
+@pytest.mark.parametrize("read", [None, "r"])
+def test_others_read_with_the_read_token_or_not_at_all(
+    place: str, read: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that only reads needs no write token, and one without any token reads nothing."""
+    set_tokens(monkeypatch, read, "w")
+    with Store(place) as store:
+        key, config = store.put("text"), store.config()
+        set_tokens(monkeypatch, "r", None)
+        if read is not None:
+            assert Store.from_config(config).get(key) == "text"
+        set_tokens(monkeypatch, None, None)
+        with pytest.raises(StoreUnreachableError, match="give the tag's read token"):
+            Store.from_config(config).get(key)
+        set_tokens(monkeypatch, read, "w")
+
+
+def test_what_wants_another_token_is_left_alone(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sessions of others with tokens of their own keep nobody from opening the store."""
+    tag = "proxyflow:abcdefghij"
+    ddfs = DDFS(place.removeprefix("ddfs+"))
+    ddfs.setattr(tag, "renewed", "0", token="theirs")
+    with Store(place) as store:
+        assert store.get(store.put("text")) == "text"
+        assert ddfs.exists(tag)
+    set_tokens(monkeypatch, None, "theirs")
+    assert proxyflow.gc(place) == ["abcdefghij"]
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [("?volumes=2&replicas=3", None), ("?volumes=2", "3"), ("", "2"), ("", "0")],
+)
+def test_more_replicas_than_volumes_are_refused_at_once(
+    tmp_path: Path, options: str, setting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when the first object is put."""
+    if setting is not None:
+        monkeypatch.setenv("DDFS_BLOB_REPLICAS", setting)
+    with pytest.raises(ConfigError, match=r"whose volumes are vol0.*; give it more"):
+        Store(f"ddfs+file://{tmp_path}/store{options}")
+
+
+def test_a_number_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDFS_BLOB_REPLICAS", "many")
+    with pytest.raises(ConfigError, match="DDFS_BLOB_REPLICAS=many is not a number; set it to"):
+        Store(f"ddfs+file://{tmp_path}/store")

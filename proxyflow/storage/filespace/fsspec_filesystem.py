@@ -53,7 +53,7 @@ class FilespaceFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ----------
     hub
         The hub of the workspace in the URL. Without it the environment variable
-        ``FILESPACE_HUB_WORKSPACE`` (the name in capitals, anything but letters and digits as
+        ``FILESPACE_HUB_<WORKSPACE>`` (the name in capitals, anything but letters and digits as
         ``_``) says where that is.
     hub_options
         What a hub reached through fsspec takes.

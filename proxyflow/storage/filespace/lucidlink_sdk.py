@@ -19,7 +19,7 @@ def sdk() -> Any:
         return importlib.import_module("lucidlink")
     except ImportError as error:
         raise MissingDependencyError(
-            "LucidLink's service needs its SDK: pip install 'lucidlink>=1.0'"
+            "LucidLink's service needs its SDK: pip install 'proxyflow[lucidlink]'"
         ) from error
 
 

@@ -67,7 +67,7 @@ class ObjectBlobs:
         except ImportError as error:
             raise MissingDependencyError(
                 f"a hub at {self.url} needs fsspec and what it reaches that with ({error}): "
-                "pip install fsspec s3fs"
+                "pip install 'proxyflow[s3]'"
             ) from error
 
     @property

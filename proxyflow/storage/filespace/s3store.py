@@ -37,7 +37,7 @@ class S3Source:
             from botocore.config import Config  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingDependencyError(
-                f"data store {name!r} is in S3, which needs botocore: pip install s3fs"
+                f"data store {name!r} is in S3, which needs botocore: pip install 'proxyflow[s3]'"
             ) from error
         self._name, self._bucket = name, str(record["bucket_name"])
         addressing = "virtual" if record["use_virtual_addressing"] else "path"

@@ -166,7 +166,11 @@ def open_area(
 
         return LocalArea(root, durable=durable)
     if "://" not in url:
-        raise ConfigError("not a URL or an absolute path", store=url, remedy="file:///path")
+        raise ConfigError(
+            "not a URL or an absolute path",
+            store=url,
+            remedy=f"write http://{url} for a server, file:///path for a directory",
+        )
     from .area_fsspec import FsspecArea
 
     return FsspecArea(url, storage_options)
@@ -229,9 +233,9 @@ class present(reported):  # noqa: N801 - as above
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, FileNotFoundError):
-            raise Unavailable(
-                "the volume is gone",
-                store=self._store,
-                remedy="mount it again, or let gc restore replicas",
-            ) from error
+            if local_root(self._store) is None:
+                text, remedy = "there is no such bucket", "create it, or correct the URL"
+            else:
+                text, remedy = "the volume is gone", "mount it again, or let gc restore replicas"
+            raise Unavailable(text, store=self._store, remedy=remedy) from error
         super().__exit__(kind, error, traceback)

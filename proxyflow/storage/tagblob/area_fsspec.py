@@ -197,7 +197,7 @@ def _open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
         raise MissingDependencyError(
             "volumes that are not local need fsspec",
             store=url,
-            remedy="pip install fsspec, and s3fs where they are in S3",
+            remedy="pip install 'proxyflow[s3]'",
         ) from error
     scheme = url.partition("://")[0]
     try:
@@ -209,7 +209,7 @@ def _open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
         raise MissingDependencyError(
             f"fsspec cannot open {scheme}:// volumes: {error}",
             store=url,
-            remedy="pip install s3fs" if scheme == "s3" else None,
+            remedy="pip install 'proxyflow[s3]'" if scheme == "s3" else None,
         ) from error
     except ValueError as error:
         raise ConfigError(f"fsspec does not know this: {error}", store=url) from error

@@ -104,6 +104,11 @@ class EmbeddedEngine:
         return dict(self._layout.volumes)
 
     @property
+    def replicas(self) -> int:
+        """How many volumes a blob is written to when nobody says."""
+        return self._default_replicas
+
+    @property
     def is_quick(self) -> bool:
         """Whether nothing is further away than a directory, and nothing waits for a disk."""
         areas = [self._area, *(volume.area for volume in self._layout.volumes.values())]

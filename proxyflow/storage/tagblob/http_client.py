@@ -80,7 +80,7 @@ class HttpClient:
                 import urllib3
             except ImportError as error:
                 raise MissingDependencyError(
-                    "talking to a DDFS master needs urllib3", remedy="pip install urllib3"
+                    "talking to a DDFS master needs urllib3", remedy="pip install 'proxyflow[ddfs]'"
                 ) from error
             self._pool = urllib3.PoolManager(
                 num_pools=_POOL,

@@ -93,7 +93,7 @@ def make_app(
         from aiohttp import web
     except ImportError as error:
         raise MissingDependencyError(
-            "the server needs aiohttp", remedy="pip install aiohttp"
+            "the server needs aiohttp", remedy="pip install 'proxyflow[ddfs]'"
         ) from error
     from .server_batches import BatchHandlers
     from .server_blobs import BlobHandlers

@@ -40,7 +40,9 @@ class Settings:
         try:
             return default if value is None else int(value)
         except ValueError as error:
-            raise ConfigError("not a number", name=name) from error
+            raise ConfigError(
+                f"{name}={value} is not a number", remedy=f"set it to one, such as {default}"
+            ) from error
 
     @property
     def master(self) -> str | None:
@@ -63,7 +65,11 @@ class Settings:
         return self._number("DDFS_BLOB_REPLICAS", 1)
 
     def token(self, given: str | None, *, write: bool) -> str | None:
-        """Return the token of a call: the one given, else the one set for reading or writing."""
+        """Return the token of a call: the one given, else the one set for reading or writing.
+
+        Without one for reading that for writing is taken: a tag's write token reads, too.
+        """
         if given is not None:
             return given
-        return self._get("DDFS_WRITE_TOKEN" if write else "DDFS_READ_TOKEN")
+        read = None if write else self._get("DDFS_READ_TOKEN")
+        return self._get("DDFS_WRITE_TOKEN") if read is None else read

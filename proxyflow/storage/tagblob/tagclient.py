@@ -172,6 +172,16 @@ class TagClient:
         check_attribute(attr, "" if attr == "ddfs:urls" else val)
         return self.engine.set_attribute(tag_name(tag), attr, value, self._token(token, write=True))
 
+    def admit_readers(self, tag: Any) -> None:
+        """Let the settings' read token read a tag that the caller is about to create.
+
+        A tag takes both its tokens from the write token it is created with. Where the two are the
+        same, or only the write token is set, there is nothing to do.
+        """
+        read = self._settings.token(None, write=False)
+        if read is not None and read != self._settings.token(None, write=True):
+            self.setattr(tag, ATTR_READ_TOKEN, read)
+
     def delattr(self, tag: Any, attr: str, token: str | None = None) -> str:
         """Delete an attribute; a missing one is no error. Deleting a token opens the tag."""
         check_attribute(attr)

@@ -309,5 +309,5 @@ def test_listing_and_reading_do_not_depend_on_what_else_there_is(lmdb_url: str) 
 
 def test_without_the_package(lmdb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(kvs.MissingLibraryError, match=r"pip install proxyflow\[lmdb\]"):
+    with pytest.raises(kvs.MissingLibraryError, match=r"pip install 'proxyflow\[lmdb\]'"):
         kvs.open(lmdb_url)

@@ -368,7 +368,7 @@ except MissingDependencyError as error:
     if package:
         assert done.returncode == 7, done.stderr
     else:
-        assert b"pip install aiohttp" in done.stderr
+        assert b"pip install 'proxyflow[ddfs]'" in done.stderr
 
 
 def test_a_package_that_fsspec_lacks_is_named_with_the_store() -> None:
@@ -591,6 +591,11 @@ def test_a_lost_layout_is_told(local: DDFS, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store/layout")
     with pytest.raises(Unavailable, match="layout"):
         local.gc()
+
+
+def test_a_master_without_a_scheme_is_told_how_it_is_written() -> None:
+    with pytest.raises(ConfigError, match="write http://localhost:1 for a server"):
+        DDFS(settings={"DISCO_MASTER": "localhost:1"})
 
 
 def test_options_in_a_local_url_are_not_ignored(tmp_path: Path) -> None:

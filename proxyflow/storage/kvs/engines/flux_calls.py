@@ -78,7 +78,7 @@ class FluxCalls:
             raise MissingLibraryError(
                 f"flux:// needs the bindings of Flux and its library: {error}",
                 store=url,
-                remedy="pip install flux-python, and install Flux itself for libflux-core.so",
+                remedy="pip install 'proxyflow[flux]', and install Flux itself for libflux-core.so",
             ) from error
         self.ffi: Any = core.ffi
         self.lib: Any = core.lib

@@ -46,7 +46,7 @@ def _lmdb() -> ModuleType:
         import lmdb
     except ImportError as error:
         raise MissingLibraryError(
-            "lmdb:// needs the package lmdb", remedy="pip install proxyflow[lmdb]"
+            "lmdb:// needs the package lmdb", remedy="pip install 'proxyflow[lmdb]'"
         ) from error
     return lmdb
 

@@ -61,7 +61,10 @@ class _Reported:
             text = f"the server did not answer within {self._address.timeout:g} s"
         else:
             text = f"the connection failed: {error}"
-        raise UnreachableError(text, store=self._address.url) from error
+        where = "host and port" if self._address.path is None else "the path of its socket"
+        raise UnreachableError(
+            text, store=self._address.url, remedy=f"check that the server runs, and {where}"
+        ) from error
 
 
 class Client:
