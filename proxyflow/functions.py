@@ -26,7 +26,7 @@ __all__ = ["LeanFunction", "carries", "make_lean", "opened"]
 
 # Always taken apart, never replaced as a whole; a store is pickled as what it takes to open it.
 _STRUCTURE = (type, FunctionType, MethodType, CodeType, ModuleType, Store)
-_FUNCTIONS = (FunctionType, MethodType, functools.partial)
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 # Of these there may be a million, and they are looked at one by one.
 _SCALARS = frozenset({type(None), bool, int, float, complex})
@@ -85,8 +85,18 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any]:
     return original
 
 
-def carries(function: Callable[..., Any], policy: Policy) -> bool:
+def carries(function: Callable[..., Any], policy: Policy, *, by_name: bool = False) -> bool:
     """Return whether a function seems to carry something large: a quick look, before each call.
+
+    Parameters
+    ----------
+    function
+        The task.
+    policy
+        What is large.
+    by_name
+        Whether functions are known to travel by their names; what those of a script refer to is
+        not looked at then.
 
     Examples
     --------
@@ -94,28 +104,29 @@ def carries(function: Callable[..., Any], policy: Policy) -> bool:
     >>> carries(partial(max, bytes(1000)), Policy(1000)), carries(max, Policy(1000))
     (True, False)
     """
-    if _has_nothing(function):
+    if _has_nothing(function, by_name):
         return False
-    return any(estimate_size(part) >= policy.nbytes for part in _parts(function, _DEPTH))
+    parts = _parts(function, by_name, _DEPTH)
+    return any(estimate_size(part) >= policy.nbytes for part in parts)
 
 
-def _has_nothing(function: Any) -> bool:
+def _has_nothing(function: Any, by_name: bool) -> bool:
     return (
         type(function) is FunctionType
         and function.__closure__ is None
         and function.__defaults__ is None
         and function.__kwdefaults__ is None
-        and function.__module__ != "__main__"
+        and (by_name or function.__module__ != "__main__")
     )
 
 
-def _parts(function: Any, depth: int) -> Iterator[Any]:
+def _parts(function: Any, by_name: bool, depth: int) -> Iterator[Any]:
     """Yield what a function carries."""
     parts: list[Any]
     if isinstance(function, FunctionType):
         parts = [_content(cell) for cell in function.__closure__ or ()]
         parts += [function.__defaults__, function.__kwdefaults__]
-        if function.__module__ == "__main__":
+        if function.__module__ == "__main__" and not by_name:
             # Where it travels by value, what it refers to goes with it.
             names = function.__code__.co_names
             parts += [function.__globals__.get(name) for name in names]
@@ -134,7 +145,7 @@ def _parts(function: Any, depth: int) -> Iterator[Any]:
         yield function
     for part in parts:
         if depth and _is_function(part):
-            yield from _parts(part, depth - 1)
+            yield from _parts(part, by_name, depth - 1)
         else:
             yield part
 

@@ -133,7 +133,7 @@ class Submitter:
         function, args, kwargs
             The call.
         """
-        sent = self._lighten(executor, function) if carries(function, self.policy) else None
+        sent = self._lighten(executor, function, function)
         counts = self.references
         return self._submit(executor, function, sent, self.resolve, args, kwargs, counts).future
 
@@ -151,16 +151,20 @@ class Submitter:
             return function
         return Call(function, self.resolve)
 
-    def _lighten(self, executor: Executor, function: Callable[..., Any]) -> Lightened | None:
-        """Return a function without what is large in it; None if it goes as it is.
+    def _lighten(
+        self, executor: Executor, function: Callable[..., Any], run: Callable[..., Any]
+    ) -> Lightened | None:
+        """Return what runs a function without what is large in that; None if it goes as it is.
 
         As it does where it is not known how the executor pickles, or whether: a function that is
         handed over has to be the caller's own.
         """
+        if not carries(function, self.policy, by_name=is_plain_pool(executor)):
+            return None
         by_name = pickles_by_name(executor)
         if by_name is None:
             return None
-        return lighten(function, self.policy, self.references, self.store, by_name=by_name)
+        return lighten(run, self.policy, self.references, self.store, by_name=by_name)
 
     def _submit(
         self,
@@ -298,7 +302,7 @@ class Submitter:
             run = Chunk(function if restores(function) else Call(function, self.resolve))
             resolve = None
         # What it carries is for all calls as it is now.
-        sent = self._lighten(executor, run) if carries(function, self.policy) else None
+        sent = self._lighten(executor, function, run)
         repeats = Repeats(self.references, [] if sent is None else sent.keys)
         self._maps.add(repeats)
         given = repeats if run_no_code(iterables) else self.references

@@ -61,11 +61,12 @@ def carriers(array: Any) -> list[tuple[Any, tuple[Any, ...], float]]:
         (functools.partial(tasks.Model(array).predict, small), (), total + 3),
         (Callable_(array), (1.0,), total + 1),
         (array.sum, (), total),
+        (functools.partial(array.sum, axis=0), (), total),
         (functools.partial(scaled, array), (2.0,), 2 * total),
     ]
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", range(9))
 def test_partials_methods_and_callable_objects(
     pool: Executor, store: Store, array: Any, case: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
