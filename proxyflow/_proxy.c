@@ -487,6 +487,10 @@ static PyObject *get_resolved(PyObject *self, void *Py_UNUSED(closure))
 
 static PyObject *settle(PyObject *self, PyObject *target)
 {
+    if (is_proxy(target)) { /* what forwards to itself never ends */
+        PyErr_SetString(PyExc_TypeError, "the target of a proxy cannot be a proxy");
+        return NULL;
+    }
     PyObject *expected = NULL;
     PyObject *held = Py_NewRef(target);
     if (!__atomic_compare_exchange_n(&((Proxy *)self)->target, &expected, held, 0,

@@ -117,14 +117,14 @@ class Behaviour(_Forwarder):
     def __copy__(self) -> Behaviour:
         twin = _unresolved_twin(self)
         if self.__proxy_resolved__:
-            _settle(twin, copy.copy(self.__proxy_target__))
+            _settle_copy(twin, copy.copy(self.__proxy_target__))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Behaviour:
         twin = _unresolved_twin(self)
         memo[id(self)] = twin  # before the target, which may contain its own proxy
         if self.__proxy_resolved__:
-            _settle(twin, copy.deepcopy(self.__proxy_target__, memo))
+            _settle_copy(twin, copy.deepcopy(self.__proxy_target__, memo))
         return twin
 
     def __sizeof__(self) -> int:
@@ -137,10 +137,7 @@ def resolve(proxy: Behaviour) -> Any:
     """Fetch the target of a proxy that has none yet, in one thread at a time, and return it."""
 
     def fly() -> None:
-        target = proxy.__proxy_factory__()
-        while issubclass(type(target), Forwarder):
-            target = target.__proxy_target__
-        _settle(proxy, target)
+        _settle(proxy, _plain(proxy.__proxy_factory__()))
 
     single_flight(proxy, lambda: proxy.__proxy_resolved__, fly)
     return proxy.__proxy_target__
@@ -209,6 +206,18 @@ def _settle(proxy: Behaviour, target: object) -> None:
     # First the type: a thread that finds the target also finds what it can do.
     _set_type(proxy, proxy.__proxy_types__[mask_of(target)])
     proxy.__proxy_settle__(target)
+
+
+def _settle_copy(twin: Behaviour, target: object) -> None:
+    # A target that is copied as its own proxy is copied as the twin, which its factory resolves.
+    if target is not twin:
+        _settle(twin, _plain(target))
+
+
+def _plain(target: Any) -> Any:
+    while issubclass(type(target), Forwarder):
+        target = target.__proxy_target__
+    return target
 
 
 def _unresolved_twin(proxy: Behaviour) -> Behaviour:

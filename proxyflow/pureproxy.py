@@ -99,6 +99,8 @@ class Proxy(_Base[T]):  # noqa: D101
         return True
 
     def __proxy_settle__(self, target: object) -> None:
+        if issubclass(type(target), Proxy):  # what forwards to itself never ends
+            raise TypeError("the target of a proxy cannot be a proxy")
         _set_target(self, target)
 
 

@@ -323,6 +323,27 @@ class TestCopies:
         assert twin[0] is twin
         assert px.resolve(twin) is not target
 
+    def test_a_target_that_is_copied_as_its_own_proxy(self) -> None:
+        """A copy that is its own target would never come to an end."""
+
+        class Shared:
+            proxy: Any = None
+
+            def __copy__(self) -> Any:
+                return self.proxy
+
+            def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+                return copy.deepcopy(self.proxy, memo)
+
+        target = Shared()
+        target.proxy = p = px.Proxy(Give(target), describe(target))
+        px.resolve(p)
+        for twin in copy.copy(p), copy.deepcopy(p):
+            assert twin is not p
+            assert type(px.resolve(twin)) is Shared
+        with pytest.raises(TypeError, match="cannot be a proxy"):
+            px.Proxy(list).__proxy_settle__(p)
+
     def test_a_pickle_does_not_grow_with_resolution(self) -> None:
         p = px.Proxy(list, describe([1]))
         before = pickle.dumps(p)
