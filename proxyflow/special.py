@@ -220,8 +220,9 @@ def _names(mask: int) -> Iterator[str]:
     if mask & TEXT:
         # Strings are paths, for which Python asks them by exact type.
         yield "__fspath__"
-    if mask & (BIT["__float__"] | BIT["__complex__"]):
-        # NumPy knows Python's own numbers by exact type, and would make arrays of objects.
+    if mask & (BIT["__float__"] | BIT["__complex__"] | TEXT | MAPPING_PATTERN):
+        # NumPy knows Python's own numbers and strings by exact type, and would make arrays of
+        # objects, or of the letters; and of what has a length and items those of the keys.
         yield from ("__array__", "__array_ufunc__")
     if mask & BIT["__subclasscheck__"]:
         yield "__mro_entries__"

@@ -131,13 +131,14 @@ class TestClaims:
     @pytest.mark.parametrize("target", [ARRAY, [1], {1: 2}, {1}, iter([1]), scale, Point(1, 2)])
     def test_has_what_the_target_has(self, target: Any) -> None:
         # But for what makes a proxy usable where Python insists on exact types: the __radd__ of a
-        # list, the __fspath__ of a string, the __array__ of a number.
+        # list, the __fspath__ of a string, the __array__ of a number or a dict.
         for facts in describe(target), None:
             p = px.Proxy(Give(target), facts)
             if facts is None:
                 px.resolve(p)
             for name in (f"__{short}__" for short in self.NAMES):
                 has = getattr(type(target), name, None) is not None
+                has |= isinstance(target, dict) and name.startswith("__array_")
                 assert (getattr(type(p), name, None) is not None) == has, name
             assert callable(p) == callable(target)
             for cls in self.ABSTRACT:
