@@ -263,6 +263,11 @@ static PyObject *proxy_getitem(PyObject *self, PyObject *key)
 static PyObject *proxy_item(PyObject *self, Py_ssize_t position)
 {
     PyObject *target = target_of(self);
+    if (target != NULL && !PySequence_Check(target)) {
+        /* It has items, but not by number: who iterates would get none, or some of them. */
+        return PyErr_Format(PyExc_TypeError, "'%.200s' object is not iterable",
+                            Py_TYPE(target)->tp_name);
+    }
     PyObject *key = target == NULL ? NULL : PyLong_FromSsize_t(position);
     if (key == NULL) {
         return NULL;

@@ -85,8 +85,9 @@ class Behaviour(_Forwarder):
     Some C code accepts only objects of exact types and cannot be persuaded (``"a".join([p])`` with
     a proxied string, ``json.dumps(p)``); use :func:`extract` there. Where the proxy in C was not
     built, no proxy exports a buffer before Python 3.12: ``memoryview(p)`` raises, ``bytes(p)`` is
-    right, but ``bytearray(p)`` goes through the items. Where it was, NumPy takes that buffer
-    for what there is: ``numpy.asarray(p)`` with proxied bytes is an array of numbers.
+    right, but ``bytearray(p)`` goes through the items, and what has items without being a sequence
+    (a NumPy scalar, a match) seems to be one. Where it was built, NumPy takes the buffer for what
+    there is: ``numpy.asarray(p)`` with proxied bytes is an array of numbers.
 
     Examples
     --------
