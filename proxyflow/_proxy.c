@@ -367,6 +367,17 @@ static int proxy_set(PyObject *self, PyObject *obj, PyObject *value)
 
 /* -- attributes ---------------------------------------------------------------------------- */
 
+/* Whoever calls the special method itself may pass anything. */
+static inline int is_name(PyObject *name)
+{
+    if (PyUnicode_Check(name)) {
+        return 1;
+    }
+    PyErr_Format(PyExc_TypeError, "attribute name must be string, not '%.200s'",
+                 Py_TYPE(name)->tp_name);
+    return 0;
+}
+
 static inline int is_special(PyObject *name)
 {
     return PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_READ_CHAR(name, 0) == '_' &&
@@ -420,6 +431,9 @@ static PyObject *special_attribute(PyObject *self, PyObject *name)
 
 static PyObject *proxy_getattro(PyObject *self, PyObject *name)
 {
+    if (!is_name(name)) {
+        return NULL;
+    }
     if (is_special(name)) {
         int asks_class = PyUnicode_GET_LENGTH(name) == 9 && starts_with(name, "__class__");
         return asks_class ? class_of(self, name) : special_attribute(self, name);
@@ -436,6 +450,9 @@ static PyObject *proxy_getattro(PyObject *self, PyObject *name)
 
 static int proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
 {
+    if (!is_name(name)) {
+        return -1;
+    }
     if (starts_with(name, "__orig_class__")) {
         /* Set, if possible, by `Proxy[int](factory)`. It is no attribute of the target. */
         PyErr_SetString(PyExc_AttributeError, "a proxy does not remember its type arguments");

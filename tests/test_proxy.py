@@ -294,6 +294,16 @@ class TestResolution:
         assert vars(point) == {"x": 1, "y": 2}
         assert "swapped" in dir(p)
 
+    def test_a_name_must_be_a_string(self) -> None:
+        """A special method that is called directly gets what nobody has looked at."""
+        p = px.Proxy(Give([1]))
+        uses: dict[str, tuple[int, ...]]
+        uses = {"__getattribute__": (), "__setattr__": (1,), "__delattr__": ()}
+        for name in 1 << 400, b"append":
+            for use, arguments in uses.items():
+                with pytest.raises(TypeError, match="attribute name must be string"):
+                    getattr(type(p), use)(p, name, *arguments)
+
     @pytest.mark.parametrize("target", [None, True, 0, ""])
     def test_a_factory_may_give_anything(self, target: Any) -> None:
         p = px.Proxy(Give(target))
