@@ -288,7 +288,10 @@ def called_in_place(depth: int = 1) -> bool:
     """
     import opcode
 
-    caller = sys._getframe(depth)
+    try:
+        caller = sys._getframe(depth)
+    except ValueError:
+        return False  # a thread that runs nothing but C
     instruction = caller.f_code.co_code[caller.f_lasti : caller.f_lasti + 2]
     # The arguments of BINARY_OP from 13 on are the in-place operators.
     return instruction[0] == opcode.opmap["BINARY_OP"] and instruction[1] >= 13
