@@ -116,6 +116,10 @@ class Behaviour(_Forwarder):
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)
 
+    def __getstate__(self) -> Any:
+        # That of the proxy itself is nobody's business: it is pickled without.
+        return self.__proxy_target__.__getstate__()
+
     def __copy__(self) -> Behaviour:
         twin = _unresolved_twin(self)
         if self.__proxy_resolved__:

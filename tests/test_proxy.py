@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import collections.abc
 import copy
+import functools
 import gc
 import inspect
 import pickle
@@ -362,6 +363,14 @@ class TestCopies:
         assert pickle.dumps(p) == before
         assert p.__reduce__() == p.__reduce_ex__(5)
         assert px.resolve(pickle.loads(before)) == []
+
+    def test_the_state_is_that_of_the_target(self) -> None:
+        """Libraries read it, and of the proxy there is nothing to know."""
+        for facts in describe(Point(1, 2)), None:
+            p = px.Proxy(functools.partial(Point, 1, 2), facts)
+            before = pickle.dumps(p)
+            assert p.__getstate__() == {"x": 1, "y": 2}
+            assert pickle.dumps(p) == before
 
     def test_a_pickle_is_small(self) -> None:
         p = px.Proxy(Refuse(), describe(ARRAY))
