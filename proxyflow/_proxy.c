@@ -239,6 +239,16 @@ static PyObject *proxy_richcompare(PyObject *self, PyObject *other, int op)
 
 /* -- containers and iteration -------------------------------------------------------------- */
 
+/* Facts come out of pickles, where anything may be. */
+static Py_ssize_t recorded_length(PyObject *length)
+{
+    Py_ssize_t value = PyLong_AsSsize_t(length);
+    if (value < 0 && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "__len__() should return >= 0");
+    }
+    return value < 0 ? -1 : value;
+}
+
 static Py_ssize_t proxy_len(PyObject *self)
 {
     PyObject *target = peek(self);
@@ -246,7 +256,7 @@ static Py_ssize_t proxy_len(PyObject *self)
     if (target == NULL && facts != NULL && facts != Py_None) {
         PyObject *length = PyTuple_GET_ITEM(facts, FACT_LENGTH);
         if (length != Py_None) {
-            return PyLong_AsSsize_t(length);
+            return recorded_length(length);
         }
     }
     target = target_of(self);
@@ -487,6 +497,9 @@ static Py_hash_t proxy_hash(PyObject *self)
         Py_hash_t hash = trusted == Py_None ? -1 : PyLong_AsSsize_t(trusted);
         int known = trusted != Py_None;
         Py_DECREF(trusted);
+        if (known && hash == -1 && !PyErr_Occurred()) {
+            return -2; /* -1 is no hash, and Python too takes -2 for it */
+        }
         if (known) {
             return hash;
         }
@@ -596,6 +609,12 @@ static PyObject *make(State *state, PyObject *factory, PyObject *facts)
     return (PyObject *)self;
 }
 
+static PyObject *wrong_number(PyObject *facts)
+{
+    return PyErr_Format(PyExc_ValueError, "%zd facts about the target of a proxy",
+                        PyTuple_GET_SIZE(facts));
+}
+
 static PyObject *checked_make(State *state, PyObject *factory, PyObject *facts)
 {
     if (is_proxy(factory)) {
@@ -606,6 +625,9 @@ static PyObject *checked_make(State *state, PyObject *factory, PyObject *facts)
     }
     if (facts != Py_None && !Py_IS_TYPE(facts, (PyTypeObject *)state->facts_type)) {
         return PyErr_Format(PyExc_TypeError, "facts must be a Facts or None, not %R", facts);
+    }
+    if (facts != Py_None && PyTuple_GET_SIZE(facts) != state->n_facts) {
+        return wrong_number(facts); /* made by `tuple.__new__` */
     }
     return make(state, factory, facts);
 }
@@ -810,7 +832,7 @@ static PyObject *rebuild(PyObject *module, PyObject *const *args, Py_ssize_t nar
         return make(state, args[0], Py_None);
     }
     if (count <= FACT_MASK || count > state->n_facts) {
-        return PyErr_Format(PyExc_ValueError, "%zd facts about the target of a proxy", count);
+        return wrong_number(known);
     }
     /* What calling Facts does, less the time it takes. */
     PyTypeObject *type = (PyTypeObject *)state->facts_type;

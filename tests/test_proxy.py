@@ -22,7 +22,7 @@ import pytest
 
 from proxyflow import proxy as px
 from proxyflow.errors import ProxyflowError
-from proxyflow.facts import describe
+from proxyflow.facts import Facts, describe
 from proxyflow.proxy import Proxy
 from tests.proxy_cases import Flaky, Give, Point, Refuse, scale
 
@@ -74,6 +74,16 @@ class TestLaziness:
         assert hash(px.Proxy(Refuse(), describe("text"))) == hash("text")
         assert not px.Proxy(Refuse(), describe([]))
         assert px.Proxy(Refuse(), describe(Point(1, 2)))  # neither __bool__ nor __len__: true
+
+    def test_facts_that_nobody_can_have_recorded(self) -> None:
+        """Facts come out of pickles, and C that believes them all ends the process."""
+        facts = describe("text")
+        with pytest.raises(ValueError, match="should return >= 0"):
+            len(px.Proxy(Refuse(), facts._replace(length=-5)))
+        assert hash(px.Proxy(Refuse(), facts._replace(hash=-1))) == -2
+        for wrong in ("a", "b"), (*facts, 1):
+            with pytest.raises(ValueError, match=f"{len(wrong)} facts about the target"):
+                px.Proxy(Refuse(), tuple.__new__(Facts, wrong))
 
     def test_unhashable_targets_are_known_to_be(self) -> None:
         p = px.Proxy(Refuse(), describe([1]))
