@@ -13,10 +13,9 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from proxyflow.errors import ProxyflowError
 from proxyflow.facts import Facts, class_of, lacks, summary
 from proxyflow.flight import single_flight
-from proxyflow.special import ATTRIBUTES, Forwarder
+from proxyflow.special import ATTRIBUTES, Forwarder, fetched
 from proxyflow.traits import mask_of
 
 if TYPE_CHECKING:
@@ -173,13 +172,7 @@ def attribute_of_unresolved(proxy: Behaviour, name: str) -> Any:
             # Naming the class in `obj` keeps tracebacks from asking the proxy for suggestions.
             message = f"{cls.__name__!r} object has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=cls)
-    try:
-        resolve(proxy)
-    except AttributeError as error:
-        raise ProxyflowError(
-            f"the target of {proxy!r} could not be fetched to read its attribute {name!r}: "
-            f"its factory failed with AttributeError: {error}",
-        ) from error
+    fetched(proxy, name)
     return getattr(proxy, name)
 
 

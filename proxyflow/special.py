@@ -20,6 +20,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from proxyflow.errors import ProxyflowError
 from proxyflow.traits import (
     BIT,
     MAPPING_FLAG,
@@ -35,6 +36,7 @@ __all__ = [
     "Forwarder",
     "TypeAnnotations",
     "TypeText",
+    "fetched",
     "match_like",
     "method",
     "special_methods",
@@ -45,6 +47,24 @@ class Forwarder:
     """Marks the types whose objects forward to the target in their ``__proxy_target__``."""
 
     __slots__ = ()
+
+
+def fetched(proxy: Any, name: str) -> Any:
+    """Return the target of a proxy, of which the attribute ``name`` is to be read.
+
+    Raises
+    ------
+    ProxyflowError
+        In place of an ``AttributeError`` of the factory, which ``hasattr`` would take for the
+        answer.
+    """
+    try:
+        return proxy.__proxy_target__
+    except AttributeError as error:
+        raise ProxyflowError(
+            f"the target of {proxy!r} could not be fetched to read its attribute {name!r}: "
+            f"its factory failed with AttributeError: {error}",
+        ) from error
 
 
 class TypeText(str):
@@ -59,7 +79,7 @@ class TypeText(str):
         return self
 
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
-        return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
+        return self if proxy is None else getattr(fetched(proxy, self.attribute), self.attribute)
 
 
 class TypeAnnotations(dict[str, Any]):
@@ -69,7 +89,7 @@ class TypeAnnotations(dict[str, Any]):
     """
 
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
-        return self if proxy is None else proxy.__proxy_target__.__annotations__
+        return self if proxy is None else fetched(proxy, "__annotations__").__annotations__
 
 
 # `match` looks at flags of the type, and the only way for a class written in Python to get them is

@@ -305,6 +305,18 @@ class TestResolution:
         assert vars(point) == {"x": 1, "y": 2}
         assert "swapped" in dir(p)
 
+    @pytest.mark.parametrize("name", ["__doc__", "__module__", "__annotations__", "__other__"])
+    def test_a_factory_that_fails_is_called_once_for_each_use(self, name: str) -> None:
+        """Fetching takes time, and the second failure would say less of why."""
+        for facts in describe(scale), None:
+            p = px.Proxy(Flaky(scale, AttributeError("broken"), OSError("again")), facts)
+            with pytest.raises(ProxyflowError, match=f"{name!r}.*AttributeError: broken"):
+                getattr(p, name)
+            with pytest.raises(OSError, match="again"):
+                getattr(p, name)
+            assert not hasattr(p, "__other__")
+            assert p.__doc__ == scale.__doc__
+
     def test_a_name_must_be_a_string(self) -> None:
         """A special method that is called directly gets what nobody has looked at."""
         p = px.Proxy(Give([1]))
