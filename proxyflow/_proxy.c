@@ -239,6 +239,16 @@ static PyObject *proxy_richcompare(PyObject *self, PyObject *other, int op)
 
 /* -- containers and iteration -------------------------------------------------------------- */
 
+/* Facts come out of pickles, where anything may be. */
+static Py_ssize_t recorded_length(PyObject *length)
+{
+    Py_ssize_t value = PyLong_AsSsize_t(length);
+    if (value < 0 && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "__len__() should return >= 0");
+    }
+    return value < 0 ? -1 : value;
+}
+
 static Py_ssize_t proxy_len(PyObject *self)
 {
     PyObject *target = peek(self);
@@ -246,7 +256,7 @@ static Py_ssize_t proxy_len(PyObject *self)
     if (target == NULL && facts != NULL && facts != Py_None) {
         PyObject *length = PyTuple_GET_ITEM(facts, FACT_LENGTH);
         if (length != Py_None) {
-            return PyLong_AsSsize_t(length);
+            return recorded_length(length);
         }
     }
     target = target_of(self);
@@ -263,6 +273,11 @@ static PyObject *proxy_getitem(PyObject *self, PyObject *key)
 static PyObject *proxy_item(PyObject *self, Py_ssize_t position)
 {
     PyObject *target = target_of(self);
+    if (target != NULL && !PySequence_Check(target)) {
+        /* It has items, but not by number: who iterates would get none, or some of them. */
+        return PyErr_Format(PyExc_TypeError, "'%.200s' object is not iterable",
+                            Py_TYPE(target)->tp_name);
+    }
     PyObject *key = target == NULL ? NULL : PyLong_FromSsize_t(position);
     if (key == NULL) {
         return NULL;
@@ -362,6 +377,17 @@ static int proxy_set(PyObject *self, PyObject *obj, PyObject *value)
 
 /* -- attributes ---------------------------------------------------------------------------- */
 
+/* Whoever calls the special method itself may pass anything. */
+static inline int is_name(PyObject *name)
+{
+    if (PyUnicode_Check(name)) {
+        return 1;
+    }
+    PyErr_Format(PyExc_TypeError, "attribute name must be string, not '%.200s'",
+                 Py_TYPE(name)->tp_name);
+    return 0;
+}
+
 static inline int is_special(PyObject *name)
 {
     return PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_READ_CHAR(name, 0) == '_' &&
@@ -415,6 +441,9 @@ static PyObject *special_attribute(PyObject *self, PyObject *name)
 
 static PyObject *proxy_getattro(PyObject *self, PyObject *name)
 {
+    if (!is_name(name)) {
+        return NULL;
+    }
     if (is_special(name)) {
         int asks_class = PyUnicode_GET_LENGTH(name) == 9 && starts_with(name, "__class__");
         return asks_class ? class_of(self, name) : special_attribute(self, name);
@@ -431,6 +460,9 @@ static PyObject *proxy_getattro(PyObject *self, PyObject *name)
 
 static int proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
 {
+    if (!is_name(name)) {
+        return -1;
+    }
     if (starts_with(name, "__orig_class__")) {
         /* Set, if possible, by `Proxy[int](factory)`. It is no attribute of the target. */
         PyErr_SetString(PyExc_AttributeError, "a proxy does not remember its type arguments");
@@ -465,6 +497,9 @@ static Py_hash_t proxy_hash(PyObject *self)
         Py_hash_t hash = trusted == Py_None ? -1 : PyLong_AsSsize_t(trusted);
         int known = trusted != Py_None;
         Py_DECREF(trusted);
+        if (known && hash == -1 && !PyErr_Occurred()) {
+            return -2; /* -1 is no hash, and Python too takes -2 for it */
+        }
         if (known) {
             return hash;
         }
@@ -487,6 +522,10 @@ static PyObject *get_resolved(PyObject *self, void *Py_UNUSED(closure))
 
 static PyObject *settle(PyObject *self, PyObject *target)
 {
+    if (is_proxy(target)) { /* what forwards to itself never ends */
+        PyErr_SetString(PyExc_TypeError, "the target of a proxy cannot be a proxy");
+        return NULL;
+    }
     PyObject *expected = NULL;
     PyObject *held = Py_NewRef(target);
     if (!__atomic_compare_exchange_n(&((Proxy *)self)->target, &expected, held, 0,
@@ -570,6 +609,12 @@ static PyObject *make(State *state, PyObject *factory, PyObject *facts)
     return (PyObject *)self;
 }
 
+static PyObject *wrong_number(PyObject *facts)
+{
+    return PyErr_Format(PyExc_ValueError, "%zd facts about the target of a proxy",
+                        PyTuple_GET_SIZE(facts));
+}
+
 static PyObject *checked_make(State *state, PyObject *factory, PyObject *facts)
 {
     if (is_proxy(factory)) {
@@ -580,6 +625,9 @@ static PyObject *checked_make(State *state, PyObject *factory, PyObject *facts)
     }
     if (facts != Py_None && !Py_IS_TYPE(facts, (PyTypeObject *)state->facts_type)) {
         return PyErr_Format(PyExc_TypeError, "facts must be a Facts or None, not %R", facts);
+    }
+    if (facts != Py_None && PyTuple_GET_SIZE(facts) != state->n_facts) {
+        return wrong_number(facts); /* made by `tuple.__new__` */
     }
     return make(state, factory, facts);
 }
@@ -784,7 +832,7 @@ static PyObject *rebuild(PyObject *module, PyObject *const *args, Py_ssize_t nar
         return make(state, args[0], Py_None);
     }
     if (count <= FACT_MASK || count > state->n_facts) {
-        return PyErr_Format(PyExc_ValueError, "%zd facts about the target of a proxy", count);
+        return wrong_number(known);
     }
     /* What calling Facts does, less the time it takes. */
     PyTypeObject *type = (PyTypeObject *)state->facts_type;

@@ -13,10 +13,9 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from proxyflow.errors import ProxyflowError
 from proxyflow.facts import Facts, class_of, lacks, summary
 from proxyflow.flight import single_flight
-from proxyflow.special import ATTRIBUTES, Forwarder
+from proxyflow.special import ATTRIBUTES, Forwarder, fetched
 from proxyflow.traits import mask_of
 
 if TYPE_CHECKING:
@@ -85,7 +84,9 @@ class Behaviour(_Forwarder):
     Some C code accepts only objects of exact types and cannot be persuaded (``"a".join([p])`` with
     a proxied string, ``json.dumps(p)``); use :func:`extract` there. Where the proxy in C was not
     built, no proxy exports a buffer before Python 3.12: ``memoryview(p)`` raises, ``bytes(p)`` is
-    right, but ``bytearray(p)`` goes through the items.
+    right, but ``bytearray(p)`` goes through the items, and what has items without being a sequence
+    (a NumPy scalar, a match) seems to be one. Where it was built, NumPy takes the buffer for what
+    there is: ``numpy.asarray(p)`` with proxied bytes is an array of numbers.
 
     Examples
     --------
@@ -114,17 +115,21 @@ class Behaviour(_Forwarder):
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)
 
+    def __getstate__(self) -> Any:
+        # That of the proxy itself is nobody's business: it is pickled without.
+        return self.__proxy_target__.__getstate__()
+
     def __copy__(self) -> Behaviour:
         twin = _unresolved_twin(self)
         if self.__proxy_resolved__:
-            _settle(twin, copy.copy(self.__proxy_target__))
+            _settle_copy(twin, copy.copy(self.__proxy_target__))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Behaviour:
         twin = _unresolved_twin(self)
         memo[id(self)] = twin  # before the target, which may contain its own proxy
         if self.__proxy_resolved__:
-            _settle(twin, copy.deepcopy(self.__proxy_target__, memo))
+            _settle_copy(twin, copy.deepcopy(self.__proxy_target__, memo))
         return twin
 
     def __sizeof__(self) -> int:
@@ -137,10 +142,7 @@ def resolve(proxy: Behaviour) -> Any:
     """Fetch the target of a proxy that has none yet, in one thread at a time, and return it."""
 
     def fly() -> None:
-        target = proxy.__proxy_factory__()
-        while issubclass(type(target), Forwarder):
-            target = target.__proxy_target__
-        _settle(proxy, target)
+        _settle(proxy, _plain(proxy.__proxy_factory__()))
 
     single_flight(proxy, lambda: proxy.__proxy_resolved__, fly)
     return proxy.__proxy_target__
@@ -170,13 +172,7 @@ def attribute_of_unresolved(proxy: Behaviour, name: str) -> Any:
             # Naming the class in `obj` keeps tracebacks from asking the proxy for suggestions.
             message = f"{cls.__name__!r} object has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=cls)
-    try:
-        resolve(proxy)
-    except AttributeError as error:
-        raise ProxyflowError(
-            f"the target of {proxy!r} could not be fetched to read its attribute {name!r}: "
-            f"its factory failed with AttributeError: {error}",
-        ) from error
+    fetched(proxy, name)
     return getattr(proxy, name)
 
 
@@ -209,6 +205,18 @@ def _settle(proxy: Behaviour, target: object) -> None:
     # First the type: a thread that finds the target also finds what it can do.
     _set_type(proxy, proxy.__proxy_types__[mask_of(target)])
     proxy.__proxy_settle__(target)
+
+
+def _settle_copy(twin: Behaviour, target: object) -> None:
+    # A target that is copied as its own proxy is copied as the twin, which its factory resolves.
+    if target is not twin:
+        _settle(twin, _plain(target))
+
+
+def _plain(target: Any) -> Any:
+    while issubclass(type(target), Forwarder):
+        target = target.__proxy_target__
+    return target
 
 
 def _unresolved_twin(proxy: Behaviour) -> Behaviour:

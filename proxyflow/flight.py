@@ -23,9 +23,10 @@ class _Flight:
     def __init__(self) -> None:
         self.aloft = True
         self.pilot = _thread.get_ident()
-        # Held until landing. `_thread` because a flight needs nothing more, and `threading` is not
-        # otherwise imported.
-        self.landed = _thread.allocate_lock()
+        # Held until landing, and only its pilot can let it go, so that doing so twice takes it from
+        # nobody who has waited. `_thread` because a flight needs nothing more, and `threading` is
+        # not otherwise imported.
+        self.landed = _thread.RLock()
         self.landed.acquire()
 
 
@@ -56,20 +57,35 @@ def single_flight(subject: object, landed: Callable[[], bool], fly: Callable[[],
         If waiting would never end: ``fly`` has asked for its own subject, in this thread or
         through other threads that wait for each other.
     """
-    mine = _Flight()
+    key = id(subject)
     while not landed():
+        mine = _Flight()
         try:
-            current = _flights.setdefault(id(subject), mine)
+            current = _flights.setdefault(key, mine)
             if current is mine:
                 if not landed():  # another thread may have landed just before the line above
                     fly()
                 return
         finally:
-            if _flights.get(id(subject)) is mine:
-                del _flights[id(subject)]
-                mine.aloft = False
-                mine.landed.release()
+            try:
+                _land(key, mine)
+            except BaseException:
+                _land(key, mine)  # a signal handler has raised in the middle of the first
+                raise
         _wait(current)
+
+
+def _land(key: int, flight: _Flight) -> None:
+    """End a flight, also one that has ended, in part or altogether."""
+    if _flights.get(key) is flight:
+        del _flights[key]
+    # Python runs signal handlers after a call, and there is none between the next two lines: a
+    # handler there that waits for somebody who waits for this flight would not be told so.
+    try:
+        flight.aloft = False
+        flight.landed.release()
+    except RuntimeError:
+        pass  # it was released before
 
 
 def _wait(flight: _Flight) -> None:

@@ -48,6 +48,8 @@ class Proxy(_Base[T]):  # noqa: D101
             return factory  # type: ignore[return-value]
         if not callable(factory):
             raise TypeError(f"a proxy's factory must be callable, not {factory!r}")
+        if facts is not None and len(facts) != len(Facts._fields):
+            raise ValueError(f"{len(facts)} facts about the target of a proxy")
         return cast("Proxy[T]", _make(factory, facts))
 
     def __getattr__(self, name: str) -> Any:
@@ -99,6 +101,8 @@ class Proxy(_Base[T]):  # noqa: D101
         return True
 
     def __proxy_settle__(self, target: object) -> None:
+        if issubclass(type(target), Proxy):  # what forwards to itself never ends
+            raise TypeError("the target of a proxy cannot be a proxy")
         _set_target(self, target)
 
 

@@ -20,6 +20,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from proxyflow.errors import ProxyflowError
 from proxyflow.traits import (
     BIT,
     MAPPING_FLAG,
@@ -35,6 +36,7 @@ __all__ = [
     "Forwarder",
     "TypeAnnotations",
     "TypeText",
+    "fetched",
     "match_like",
     "method",
     "special_methods",
@@ -45,6 +47,24 @@ class Forwarder:
     """Marks the types whose objects forward to the target in their ``__proxy_target__``."""
 
     __slots__ = ()
+
+
+def fetched(proxy: Any, name: str) -> Any:
+    """Return the target of a proxy, of which the attribute ``name`` is to be read.
+
+    Raises
+    ------
+    ProxyflowError
+        In place of an ``AttributeError`` of the factory, which ``hasattr`` would take for the
+        answer.
+    """
+    try:
+        return proxy.__proxy_target__
+    except AttributeError as error:
+        raise ProxyflowError(
+            f"the target of {proxy!r} could not be fetched to read its attribute {name!r}: "
+            f"its factory failed with AttributeError: {error}",
+        ) from error
 
 
 class TypeText(str):
@@ -59,7 +79,7 @@ class TypeText(str):
         return self
 
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
-        return self if proxy is None else getattr(proxy.__proxy_target__, self.attribute)
+        return self if proxy is None else getattr(fetched(proxy, self.attribute), self.attribute)
 
 
 class TypeAnnotations(dict[str, Any]):
@@ -69,7 +89,7 @@ class TypeAnnotations(dict[str, Any]):
     """
 
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
-        return self if proxy is None else proxy.__proxy_target__.__annotations__
+        return self if proxy is None else fetched(proxy, "__annotations__").__annotations__
 
 
 # `match` looks at flags of the type, and the only way for a class written in Python to get them is
@@ -220,8 +240,9 @@ def _names(mask: int) -> Iterator[str]:
     if mask & TEXT:
         # Strings are paths, for which Python asks them by exact type.
         yield "__fspath__"
-    if mask & (BIT["__float__"] | BIT["__complex__"]):
-        # NumPy knows Python's own numbers by exact type, and would make arrays of objects.
+    if mask & (BIT["__float__"] | BIT["__complex__"] | TEXT | MAPPING_PATTERN):
+        # NumPy knows Python's own numbers and strings by exact type, and would make arrays of
+        # objects, or of the letters; and of what has a length and items those of the keys.
         yield from ("__array__", "__array_ufunc__")
     if mask & BIT["__subclasscheck__"]:
         yield "__mro_entries__"
@@ -287,7 +308,10 @@ def called_in_place(depth: int = 1) -> bool:
     """
     import opcode
 
-    caller = sys._getframe(depth)
+    try:
+        caller = sys._getframe(depth)
+    except ValueError:
+        return False  # a thread that runs nothing but C
     instruction = caller.f_code.co_code[caller.f_lasti : caller.f_lasti + 2]
     # The arguments of BINARY_OP from 13 on are the in-place operators.
     return instruction[0] == opcode.opmap["BINARY_OP"] and instruction[1] >= 13

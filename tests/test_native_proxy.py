@@ -8,6 +8,7 @@ import io
 import operator
 import os
 import pickle
+import re
 import subprocess
 import sys
 import sysconfig
@@ -252,6 +253,16 @@ def test_buffer_protocol_everywhere() -> None:
     assert into == b"xyz"
     unresolved: Any = Proxy(Give(b"abc"), describe(b"abc"))
     assert bytes(memoryview(unresolved)) == b"abc"
+
+
+@native
+def test_what_is_no_sequence_does_not_iterate() -> None:
+    """Python iterates over what has items by number, which not everything with items has."""
+    for target in np.float64(1.5), re.match("(a)(b)", "ab"):
+        p = proxy_of(target)
+        for use in (list, tuple, sum, lambda p: 1.5 in p, lambda p: [*p]):
+            with pytest.raises(TypeError, match="not iterable"):
+                use(p)
 
 
 @native

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import collections.abc
 import copy
+import functools
 import gc
 import inspect
 import pickle
@@ -21,7 +22,7 @@ import pytest
 
 from proxyflow import proxy as px
 from proxyflow.errors import ProxyflowError
-from proxyflow.facts import describe
+from proxyflow.facts import Facts, describe
 from proxyflow.proxy import Proxy
 from tests.proxy_cases import Flaky, Give, Point, Refuse, scale
 
@@ -73,6 +74,16 @@ class TestLaziness:
         assert hash(px.Proxy(Refuse(), describe("text"))) == hash("text")
         assert not px.Proxy(Refuse(), describe([]))
         assert px.Proxy(Refuse(), describe(Point(1, 2)))  # neither __bool__ nor __len__: true
+
+    def test_facts_that_nobody_can_have_recorded(self) -> None:
+        """Facts come out of pickles, and C that believes them all ends the process."""
+        facts = describe("text")
+        with pytest.raises(ValueError, match="should return >= 0"):
+            len(px.Proxy(Refuse(), facts._replace(length=-5)))
+        assert hash(px.Proxy(Refuse(), facts._replace(hash=-1))) == -2
+        for wrong in ("a", "b"), (*facts, 1):
+            with pytest.raises(ValueError, match=f"{len(wrong)} facts about the target"):
+                px.Proxy(Refuse(), tuple.__new__(Facts, wrong))
 
     def test_unhashable_targets_are_known_to_be(self) -> None:
         p = px.Proxy(Refuse(), describe([1]))
@@ -131,13 +142,14 @@ class TestClaims:
     @pytest.mark.parametrize("target", [ARRAY, [1], {1: 2}, {1}, iter([1]), scale, Point(1, 2)])
     def test_has_what_the_target_has(self, target: Any) -> None:
         # But for what makes a proxy usable where Python insists on exact types: the __radd__ of a
-        # list, the __fspath__ of a string, the __array__ of a number.
+        # list, the __fspath__ of a string, the __array__ of a number or a dict.
         for facts in describe(target), None:
             p = px.Proxy(Give(target), facts)
             if facts is None:
                 px.resolve(p)
             for name in (f"__{short}__" for short in self.NAMES):
                 has = getattr(type(target), name, None) is not None
+                has |= isinstance(target, dict) and name.startswith("__array_")
                 assert (getattr(type(p), name, None) is not None) == has, name
             assert callable(p) == callable(target)
             for cls in self.ABSTRACT:
@@ -293,6 +305,28 @@ class TestResolution:
         assert vars(point) == {"x": 1, "y": 2}
         assert "swapped" in dir(p)
 
+    @pytest.mark.parametrize("name", ["__doc__", "__module__", "__annotations__", "__other__"])
+    def test_a_factory_that_fails_is_called_once_for_each_use(self, name: str) -> None:
+        """Fetching takes time, and the second failure would say less of why."""
+        for facts in describe(scale), None:
+            p = px.Proxy(Flaky(scale, AttributeError("broken"), OSError("again")), facts)
+            with pytest.raises(ProxyflowError, match=f"{name!r}.*AttributeError: broken"):
+                getattr(p, name)
+            with pytest.raises(OSError, match="again"):
+                getattr(p, name)
+            assert not hasattr(p, "__other__")
+            assert p.__doc__ == scale.__doc__
+
+    def test_a_name_must_be_a_string(self) -> None:
+        """A special method that is called directly gets what nobody has looked at."""
+        p = px.Proxy(Give([1]))
+        uses: dict[str, tuple[int, ...]]
+        uses = {"__getattribute__": (), "__setattr__": (1,), "__delattr__": ()}
+        for name in 1 << 400, b"append":
+            for use, arguments in uses.items():
+                with pytest.raises(TypeError, match="attribute name must be string"):
+                    getattr(type(p), use)(p, name, *arguments)
+
     @pytest.mark.parametrize("target", [None, True, 0, ""])
     def test_a_factory_may_give_anything(self, target: Any) -> None:
         p = px.Proxy(Give(target))
@@ -323,6 +357,27 @@ class TestCopies:
         assert twin[0] is twin
         assert px.resolve(twin) is not target
 
+    def test_a_target_that_is_copied_as_its_own_proxy(self) -> None:
+        """A copy that is its own target would never come to an end."""
+
+        class Shared:
+            proxy: Any = None
+
+            def __copy__(self) -> Any:
+                return self.proxy
+
+            def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+                return copy.deepcopy(self.proxy, memo)
+
+        target = Shared()
+        target.proxy = p = px.Proxy(Give(target), describe(target))
+        px.resolve(p)
+        for twin in copy.copy(p), copy.deepcopy(p):
+            assert twin is not p
+            assert type(px.resolve(twin)) is Shared
+        with pytest.raises(TypeError, match="cannot be a proxy"):
+            px.Proxy(list).__proxy_settle__(p)
+
     def test_a_pickle_does_not_grow_with_resolution(self) -> None:
         p = px.Proxy(list, describe([1]))
         before = pickle.dumps(p)
@@ -330,6 +385,14 @@ class TestCopies:
         assert pickle.dumps(p) == before
         assert p.__reduce__() == p.__reduce_ex__(5)
         assert px.resolve(pickle.loads(before)) == []
+
+    def test_the_state_is_that_of_the_target(self) -> None:
+        """Libraries read it, and of the proxy there is nothing to know."""
+        for facts in describe(Point(1, 2)), None:
+            p = px.Proxy(functools.partial(Point, 1, 2), facts)
+            before = pickle.dumps(p)
+            assert p.__getstate__() == {"x": 1, "y": 2}
+            assert pickle.dumps(p) == before
 
     def test_a_pickle_is_small(self) -> None:
         p = px.Proxy(Refuse(), describe(ARRAY))

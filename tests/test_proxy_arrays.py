@@ -21,6 +21,14 @@ DATES = np.array(["2020-01-01"], "M8[D]")
 SERIES = pd.Series([3.0, 1.0, 2.0], name="s")
 FRAME = pd.DataFrame({"a": [1, 2, 3], "b": list("xyz")})
 
+
+def assigned(array: Any, value: Any) -> Any:
+    """Return a copy of the array in which every item has been set."""
+    array = np.array(array)
+    array[:] = value
+    return array
+
+
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "ufunc": (lambda a, b: np.add(a, b), (MATRIX, 1)),
     "ufunc with two arrays": (lambda a, b: np.multiply(a, b), (MATRIX, VECTOR)),
@@ -37,6 +45,13 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "array of arrays": (lambda a, b: np.array([a, b]), (VECTOR, VECTOR)),
     "array of numbers": (lambda a, b: np.array([a, b]), (1, 2)),
     "array of a number": (lambda a: np.asarray(a), (2.5,)),
+    "array of a string": (lambda a: np.asarray(a), ("abc",)),
+    "array of a dict": (lambda a: np.asarray(a), ({"a": 1},)),
+    "array filled with a string": (lambda a: np.full(2, a), ("ab",)),
+    "strings compared": (lambda a, b: (a == b, b == a), (np.array(["ab", "x"]), "ab")),
+    "bytes compared": (lambda a, b: (a != b, b < a), (np.array([b"ab", b"x"]), b"ab")),
+    "strings assigned": (assigned, (np.array(["ab", "cd"]), "zz")),
+    "strings searched": (lambda a, b: np.isin(a, b), (np.array(["ab", "x"]), "ab")),
     "array of a list": (lambda a: np.asarray(a), ([1, 2],)),
     "dtype of asarray": (lambda a: np.asarray(a, dtype="f4"), (VECTOR,)),
     "dates": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import array
 import copy
 import datetime
@@ -12,6 +13,7 @@ import operator
 import os
 import pathlib
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
@@ -257,6 +259,18 @@ def test_in_place_on_an_immutable_target_gives_the_plain_result() -> None:
         p += 1
         assert type(p) is int
         assert p == 2
+
+
+def test_an_operator_that_no_python_code_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is in place is told from the code that calls it, and a thread may have none."""
+    results: deque[Any] = deque()
+    monkeypatch.setattr(sys, "unraisablehook", results.append)
+    items = [1]
+    sums = map(operator.add, [items], [px.Proxy(Give([2]))])
+    _thread.start_new_thread(results.extend, (sums,))
+    while not results:
+        time.sleep(0.001)
+    assert (list(results), items) == ([[1, 2]], [1])
 
 
 def test_patterns_of_an_unresolved_proxy_need_its_facts() -> None:

@@ -7,7 +7,9 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,7 @@ import pytest
 from proxyflow import proxy as px
 from proxyflow.errors import ProxyflowError
 from proxyflow.facts import describe
-from proxyflow.flight import forget_other_threads, single_flight
+from proxyflow.flight import _Flight, _land, forget_other_threads, single_flight
 from tests.proxy_cases import Flaky, Give
 
 # Far beyond what anything here takes; reached only by a deadlock.
@@ -166,6 +168,44 @@ def test_a_signal_handler_that_touches_a_proxy_during_a_wait() -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert seen == ["quick"]
+
+
+def test_a_signal_handler_that_raises_leaves_no_flight_behind() -> None:
+    """The next proxy at the same address would be taken for one that waits for itself, or hang."""
+    code = """
+        import random, signal
+        from proxyflow import Proxy
+
+        def interrupt(number, frame):
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, interrupt)
+        for _ in range(1000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-4))
+                while True:
+                    len(Proxy(list))
+            except KeyboardInterrupt:
+                pass
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_landing_twice_takes_the_lock_from_nobody() -> None:
+    """Who was interrupted while landing lands again, when others may have gone on already."""
+    flight = _Flight()
+    _land(0, flight)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flight.landed.acquire).result(DEADLINE)
+        _land(0, flight)
+        pool.submit(flight.landed.release).result(DEADLINE)
 
 
 def fork(work: Callable[[], bool]) -> bool:
