@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
+
+from proxyflow.forking import renew_in_child
 
 __all__ = ["Periodic", "poll"]
 
@@ -47,10 +48,11 @@ class Periodic:
         self._name = name
         self._interval = interval
         self._action = action
-        self._renew_after_fork()
+        self.renew_after_fork()
+        renew_in_child(self)
 
-    def _renew_after_fork(self) -> None:
-        self._pid = os.getpid()
+    def renew_after_fork(self) -> None:
+        """Start anew: the thread is the parent's."""
         # Re-entrant: the garbage collector may evict something, and need the thread, in the midst.
         self._lock = threading.RLock()
         self._pause = threading.Event()
@@ -65,8 +67,6 @@ class Periodic:
         RuntimeError
             If there is none to be had.
         """
-        if self._pid != os.getpid():
-            self._renew_after_fork()
         with self._lock:
             self._asked = True
             if not self._running:

@@ -396,15 +396,17 @@ class FileConnector:
         StoreClosedError
             If the session ends while waiting: the object cannot come any more.
         """
-        path = os.path.join(self.store_dir, split_key(key, self.store_dir)[0])
+        session, _ = split_key(key, self.store_dir)
+        # What does not fit into the first appears in the next.
+        paths = tuple(os.path.join(each.root, session) for each in self._directories)
         self._locate(key)
 
         def check_possible() -> None:
             self._check_open()
-            if not os.path.isdir(path):
+            if not os.path.isdir(paths[0]):
                 raise ended(self.store_dir, key)
 
-        return wait_in(path, lambda: self.exists(key), check_possible, timeout)
+        return wait_in(paths, lambda: self.exists(key), check_possible, timeout)
 
     def _open(self, key: FileKey) -> ObjectFile | None:
         """Open the object's file, wherever it stands; None if it is missing."""

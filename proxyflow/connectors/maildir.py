@@ -331,7 +331,7 @@ class MaildirConnector:
 
         # What a stream carries is there before its key is known.
         path = os.path.join(session.path, "new")
-        return wait_in(path, lambda: self.exists(key), check_possible, timeout)
+        return wait_in((path,), lambda: self.exists(key), check_possible, timeout)
 
     def scan(self) -> Iterator[StoredObject]:
         """Yield every object of the session, in no order."""

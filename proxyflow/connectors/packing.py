@@ -148,6 +148,9 @@ class Packs:
     def trim(self) -> bool:
         """Unmap what holds nothing any more; return whether anything is left."""
         for place, arena in list(self._mapped.items()):
+            if arena is not self._latest and not arena.in_use:
+                # Nobody else may come by to notice that its writer is dead.
+                arena.seal_if_orphan()
             if arena.finished:
                 self._mapped.pop(place, None)
         latest = self._latest

@@ -1,4 +1,4 @@
-"""Waiting for an object that appears as a file in a directory."""
+"""Waiting for an object that appears as a file in a directory, or in one of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["wait_in"]
 
 
 def wait_in(
-    path: str,
+    paths: tuple[str, ...],
     exists: Callable[[], bool],
     check_possible: Callable[[], object],
     timeout: float | None,
@@ -20,8 +20,8 @@ def wait_in(
 
     Parameters
     ----------
-    path
-        The directory that changes when it appears.
+    paths
+        The directories of which one changes when it appears.
     exists
         Whether it does.
     check_possible
@@ -30,7 +30,7 @@ def wait_in(
         Seconds; None waits for ever.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    with DirectoryWatch(path) as watch:
+    with DirectoryWatch(*paths) as watch:
         while not exists():
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:

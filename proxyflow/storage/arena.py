@@ -17,12 +17,13 @@ or slow a reader is: no lease, no second look, and a removal hits what it was me
 What a slot holds is said by the table alone, so an object whose bytes look like one is none.
 
 An arena's file is removed by whoever removes its last object once its writer has *sealed* it. The
-writer holds a lock on it until then; one that is neither sealed nor locked is a dead process's
-(:func:`remove_orphans`). Before a session's directory is removed its arenas are *ended*
-(:func:`end`): mappings outlive a file, but find nothing in it any more.
+writer holds a lock on it until then; one that is neither sealed nor locked is a dead process's, and
+sealed by whoever notices (:func:`remove_orphans`). Before a session's directory is removed its
+arenas are *ended* (:func:`end`): mappings outlive a file, but find nothing in it any more.
 
-Only what there are pages for is written to, so a full file system is an `OSError` and never a
-SIGBUS; pages are taken `STEP` bytes at a time, as they are needed.
+Only what there are pages for is touched, so a full file system is an `OSError` and never a SIGBUS;
+pages are taken `STEP` bytes at a time, as they are needed. The first are there before a file has
+an arena's length, and one that is shorter, or has fewer, is none.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ _STATES = 64
 _ENTRIES = _STATES + SLOTS
 _DATA = _ENTRIES + SLOTS * _ENTRY.size
 _ALIGNMENT = 64
+_BLOCK = 512  # what `st_blocks` counts, whatever the file system's own blocks are
 # After how many seconds without use an arena that holds nothing is given back.
 _IDLE = 10.0
 
@@ -106,7 +108,7 @@ class Arena:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), name)
-            if status.st_size != SIZE:
+            if status.st_size != SIZE or status.st_blocks * _BLOCK < STEP:
                 raise FileNotFoundError(errno.ENOENT, "not an arena", name)
             arena = cls(name, directory, _map(fd))
         finally:
@@ -156,6 +158,20 @@ class Arena:
         """Whether it holds nothing and never will."""
         return self._memory[0] != _FILLING and not self.in_use
 
+    def seal(self) -> None:
+        """Leave it to whoever removes the last object, at once if that has been removed."""
+        if self._memory[0] == _FILLING:
+            self._memory[0] = _SEALED
+        if self.finished:
+            self.unlink()
+
+    def seal_if_orphan(self) -> None:
+        """Seal it if nobody fills it any more: its writer was killed."""
+        if self._memory[0] == _FILLING:
+            # In use, or gone.
+            with contextlib.suppress(OSError), _locked(self.name, self.directory):
+                self.seal()
+
     def unlink(self) -> None:
         """Remove its file, if that is still there."""
         with contextlib.suppress(FileNotFoundError):
@@ -186,8 +202,12 @@ class _NewArena(Arena):
         fd = self._file.fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, SIZE)
+            if not os.fstat(fd).st_nlink:
+                # Somebody took it for an orphan before it was locked.
+                raise FileNotFoundError(errno.ENOENT, "removed in the meantime", name)
+            # In this order: by its length others know that they may touch the first pages.
             os.posix_fallocate(fd, 0, STEP)
+            os.ftruncate(fd, SIZE)
             super().__init__(name, directory, _map(fd))
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -234,11 +254,8 @@ class _NewArena(Arena):
         self._allocated = max(self._allocated, allocated)
 
     def seal(self) -> None:
-        """Leave it to whoever removes the last object, at once if that has been removed."""
-        if self._memory[0] == _FILLING:
-            self._memory[0] = _SEALED
-            if self.finished:
-                self.unlink()
+        """Leave it to whoever removes the last object, and let go of the lock."""
+        super().seal()
         # The mapping has a copy of the descriptor.
         fcntl.flock(self._file.fd, fcntl.LOCK_UN)
         del self._file
@@ -359,7 +376,13 @@ def end(name: str, directory: int) -> None:
 
 
 def remove_orphans(directory: Descriptor) -> None:
-    """Remove arenas without objects that nobody fills: their writers were killed."""
+    """Seal arenas that nobody fills, and remove those without objects: their writers were killed.
+
+    Parameters
+    ----------
+    directory
+        The directory they lie in.
+    """
     for name in names(directory.fd):
         if name.startswith(PREFIX):
             # In use, gone in the meantime, or none of ours.
@@ -368,12 +391,25 @@ def remove_orphans(directory: Descriptor) -> None:
 
 
 def _remove_orphan(name: str, directory: Descriptor) -> None:
-    fd = os.open(PREFIX + name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory.fd)
+    with _locked(name, directory):
+        try:
+            arena = Arena.open(name, directory)
+        except FileNotFoundError:
+            # Its writer did not come so far as to make it an arena.
+            os.unlink(PREFIX + name, dir_fd=directory.fd)
+            return
+        # Whoever has it mapped sees that too, and lets go of it.
+        arena.seal()
+        arena.close()
+
+
+@contextlib.contextmanager
+def _locked(name: str, directory: Descriptor) -> Iterator[None]:
+    """Hold an arena's lock; OSError if its writer does, or if there is no such file."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(PREFIX + name, flags, dir_fd=directory.fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        arena = Arena.open(name, directory)
-        if not arena.in_use:
-            arena.unlink()
-        arena.close()
+        yield
     finally:
         os.close(fd)

@@ -21,7 +21,8 @@ class Background:
 
     Notes
     -----
-    A forked child starts with nothing to do: the work is its parent's.
+    A forked child starts with nothing to do: the work is its parent's. What was queued stays
+    referenced there, for whoever has to close the child's copy of a descriptor to find it.
 
     Examples
     --------
@@ -34,11 +35,18 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.renew()
+        self._parents: SimpleQueue[Callable[[], object]] | None = None
+        self._start_anew()
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        """Forget what there is to do."""
+        """Leave to the parent what there is to do."""
+        # Others act in a new child as well, before this or after: dropped here, an object that only
+        # the queue knows would be gone before they could close what it holds.
+        self._parents = self._queue
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 

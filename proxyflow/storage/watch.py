@@ -12,7 +12,7 @@ import os
 import select
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -89,14 +89,14 @@ def _calls() -> _Calls:
 
 
 class _Inotify:
-    """The directory's events; OSError if there is no inotify, none left, or no directory."""
+    """The directories' events; OSError if there is no inotify, none left, or not all of them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         self._calls = _calls()
-        self._path = os.fsencode(path)
+        self._paths = [os.fsencode(path) for path in paths]
         self._fd = self._checked(self._calls.init1(_IN_NONBLOCK_CLOEXEC))
         try:
-            self._watched = self._add_watch()
+            self._watched = self._add_watches()
         except OSError:
             os.close(self._fd)
             raise
@@ -106,11 +106,12 @@ class _Inotify:
     def _checked(self, result: int) -> int:
         if result < 0:
             number = self._calls.get_errno()
-            raise OSError(number, os.strerror(number), os.fsdecode(self._path))
+            raise OSError(number, os.strerror(number), os.fsdecode(self._paths[0]))
         return result
 
-    def _add_watch(self) -> int:
-        return self._checked(self._calls.add_watch(self._fd, self._path, _EVENTS))
+    def _add_watches(self) -> set[int]:
+        add_watch = self._calls.add_watch
+        return {self._checked(add_watch(self._fd, path, _EVENTS)) for path in self._paths}
 
     def wait(self, seconds: float) -> bool:
         """Wait for an event; take what is there."""
@@ -120,30 +121,31 @@ class _Inotify:
         return True
 
     def follow(self) -> None:
-        """Watch what the path names now; OSError if that is nothing.
+        """Watch what the paths name now; OSError if one names nothing.
 
         Asking again for a directory that is watched already returns its number and loses no
         event, so this tells a directory that was replaced from one that was not.
         """
-        watched = self._add_watch()
-        if watched != self._watched:
+        watched = self._add_watches()
+        for gone in self._watched - watched:
             # Fails if the kernel dropped the watch with its directory, which is as good.
-            self._calls.rm_watch(self._fd, self._watched)
-            self._watched = watched
+            self._calls.rm_watch(self._fd, gone)
+        self._watched = watched
 
     def close(self) -> None:
         os.close(self._fd)
 
 
-class _Polling:
-    """The directory's time stamps, looked at ever more rarely."""
+class _Stamp:
+    """A directory's time stamp, and whether it has changed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._seen = self._stamp()
+        self._seen = self._look()
         self._sure = self._seen is None or self._is_old(self._seen)
+        self.missing = self._seen is None
 
-    def _stamp(self) -> os.stat_result | None:
+    def _look(self) -> os.stat_result | None:
         try:
             return os.stat(self._path)
         except OSError:
@@ -154,7 +156,10 @@ class _Polling:
     def _is_old(stamp: os.stat_result) -> bool:
         return time.time_ns() - stamp.st_mtime_ns >= STAMP_DOUBT_NS
 
-    def _may_have_changed(self, stamp: os.stat_result | None) -> bool:
+    def may_have_changed(self) -> bool:
+        """Look again."""
+        stamp = self._look()
+        self.missing = stamp is None
         if stamp is None or self._seen is None:
             return stamp is not self._seen
         if any(
@@ -165,15 +170,21 @@ class _Polling:
         # Said once, and not before the stamp would tell of anything further.
         return not self._sure and self._is_old(stamp)
 
+
+class _Polling:
+    """The directories' time stamps, looked at ever more rarely."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._stamps = [_Stamp(path) for path in paths]
+
     def wait(self, seconds: float) -> bool:
         """Wait for another stamp; return soon where there is no directory."""
         deadline = time.monotonic() + seconds
         pause = FIRST_POLL_SECONDS
         while True:
-            stamp = self._stamp()
-            if self._may_have_changed(stamp):
+            if any(stamp.may_have_changed() for stamp in self._stamps):
                 return True
-            if stamp is None and seconds > 0:
+            if seconds > 0 and any(stamp.missing for stamp in self._stamps):
                 time.sleep(min(MISSING_SECONDS, seconds))
                 return True
             remaining = deadline - time.monotonic()
@@ -187,7 +198,7 @@ class _Polling:
 
 
 class DirectoryWatch:
-    """Wait until something may have changed in a directory.
+    """Wait until something may have changed in a directory, or in any of several.
 
     Make the watch *before* looking at the directory: then nothing that happens between the look
     and the wait is missed. Entries created, linked, renamed, removed, or closed after writing count
@@ -203,6 +214,8 @@ class DirectoryWatch:
     path
         The directory. It may be missing, vanish, or be replaced: waits then return soon, and the
         watch goes on with whatever the path names next.
+    more
+        Further directories, for changes in any of them.
 
     Raises
     ------
@@ -229,12 +242,13 @@ class DirectoryWatch:
     (False, True)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> None:
         self._source: _Inotify | _Polling | None = None
         # A later chdir does not change what is watched.
-        self._path = os.path.abspath(os.fspath(path))
-        if "\0" in self._path:
-            raise ValueError(f"a path holds no NUL character: {self._path!r}")
+        self._paths = [os.path.abspath(os.fspath(each)) for each in (path, *more)]
+        for each in self._paths:
+            if "\0" in each:
+                raise ValueError(f"a path holds no NUL character: {each!r}")
         self._begin()
 
     def _begin(self) -> None:
@@ -242,9 +256,9 @@ class DirectoryWatch:
         self._drop()
         self._pid = os.getpid()
         try:
-            self._source = _Inotify(self._path)
+            self._source = _Inotify(self._paths)
         except OSError:
-            self._source = _Polling(self._path)
+            self._source = _Polling(self._paths)
 
     def _drop(self) -> None:
         # In a forked child this closes the child's descriptor only; the parent's goes on.
@@ -277,7 +291,7 @@ class DirectoryWatch:
         """
         source = self._source
         if source is None:
-            raise ValueError(f"wait on a closed watch of {self._path!r}")
+            raise ValueError(f"wait on a closed watch of {self._names()}")
         if timeout is not None and timeout < 0:
             return False
         if self._pid != os.getpid():
@@ -324,4 +338,7 @@ class DirectoryWatch:
             self.close()
 
     def __repr__(self) -> str:
-        return f"<DirectoryWatch of {self._path!r}>"
+        return f"<DirectoryWatch of {self._names()}>"
+
+    def _names(self) -> str:
+        return ", ".join(map(repr, self._paths))

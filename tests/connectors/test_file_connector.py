@@ -8,6 +8,8 @@ import os
 import resource
 import socket
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from proxyflow.errors import (
     StoreFullError,
     StoreUnreachableError,
 )
-from tests.processes import only_root, run, small_file_system
+from tests.processes import LONG, only_root, run, small_file_system
 
 ROOT = os.geteuid() == 0
 MIB = 1 << 20
@@ -288,6 +290,25 @@ def test_what_does_not_fit_spills(tmp_path: Path) -> None:
                 connector.evict(key)
             assert list(connector.scan()) == []
         assert os.listdir(tmp_path) == ["shm"]
+
+
+@only_root
+def test_who_waits_is_woken_by_what_spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first directory does not change then."""
+    monkeypatch.setattr("proxyflow.storage.watch.RECHECK_SECONDS", 10 * LONG)
+    with (
+        small_file_system(tmp_path / "shm", 4),
+        FileConnector(
+            str(tmp_path / "shm/run"), spill=str(tmp_path / "disk"), capacity=0
+        ) as connector,
+    ):
+        key = connector.new_key()
+        waiting = threading.Thread(target=connector.wait, args=(key,), daemon=True)
+        waiting.start()
+        time.sleep(0.2)
+        connector.set(key, bytes(8 * MIB))
+        waiting.join(LONG)
+        assert not waiting.is_alive()
 
 
 @only_root

@@ -291,29 +291,76 @@ def test_an_empty_arena_is_given_back_when_idle(
     assert connector.get(connector.put(b"next")) == b"next"
 
 
-def test_an_arena_of_a_killed_process_is_removed_when_it_is_empty(
-    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And not before: what the dead have stored stays as long as the session."""
+def stored_by_the_dead(connector: SharedMemoryConnector) -> list[FileKey]:
     pipe, theirs = FORK.Pipe()
     config = connector.config()
 
     def work() -> None:
         connector = SharedMemoryConnector.from_config(config)
-        theirs.send([connector.put(b"from the dead") for _ in range(2)])
+        theirs.send([connector.put(b"from the dead") for _ in range(3)])
 
     killed(work)
-    keys = pipe.recv()
+    keys: list[FileKey] = pipe.recv()
+    return keys
+
+
+def test_an_arena_of_a_killed_process_is_removed_when_it_is_empty(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not before: what the dead have stored stays as long as the session."""
+    keys = stored_by_the_dead(connector)
     monkeypatch.setattr(recycling, "_ORPHANS_EVERY", 0.0)
     mine = connector.put(b"mine")
     recycler = connector._recycler
     assert recycler is not None
     recycler.trim()
-    assert [connector.get(key) for key in [*keys, mine]] == [b"from the dead"] * 2 + [b"mine"]
+    assert [connector.get(key) for key in [*keys, mine]] == [b"from the dead"] * 3 + [b"mine"]
     for key in keys:
         connector.evict(key)
     recycler.trim()
     assert arenas(connector) == [PREFIX + arena_of(mine)]
+
+
+def test_who_evicts_the_last_object_of_the_dead_lets_go_of_its_arena(
+    connector: SharedMemoryConnector, joined: SharedMemoryConnector
+) -> None:
+    """Nobody else may come by for long: one that stores nothing looks for no orphans."""
+    keys = stored_by_the_dead(connector)
+    mine = connector.put(b"mine")
+    for key in [*keys, mine]:
+        assert joined.get(key) is not None
+        joined.evict(key)
+    joined._packs.trim()
+    assert [name for _, name in joined._packs._mapped] == [arena_of(mine)]
+    assert arenas(connector) == [PREFIX + arena_of(mine)]
+
+
+def test_whoever_has_an_orphan_mapped_lets_go_of_it_when_it_is_removed(
+    connector: SharedMemoryConnector, joined: SharedMemoryConnector
+) -> None:
+    """It still looks as if it were being filled, and a mapping keeps the pages."""
+    keys = stored_by_the_dead(connector)
+    for key in keys:
+        assert joined.get(key) is not None
+        connector.evict(key)
+    assert connector._recycler is not None
+    remove_orphans(connector._recycler.directory)
+    assert arenas(connector) == []
+    assert all(arena.finished for arena in joined._packs._mapped.values())
+
+
+def test_the_last_object_of_an_orphan_takes_its_arena_with_it(
+    connector: SharedMemoryConnector,
+) -> None:
+    """Once somebody has seen that the writer is dead, it is as if that had sealed it."""
+    keys = stored_by_the_dead(connector)
+    assert connector._recycler is not None
+    remove_orphans(connector._recycler.directory)
+    assert all(connector.get(key) == b"from the dead" for key in keys)
+    for key in keys:
+        connector.evict(key)
+    assert arenas(connector) == []
+    assert connector._packs._mapped == {}
 
 
 def test_an_empty_arena_of_a_living_process_is_no_orphan(
@@ -323,6 +370,7 @@ def test_an_empty_arena_of_a_living_process_is_no_orphan(
     connector.evict(connector.put(b"gone"))
     assert joined._recycler is not None
     remove_orphans(joined._recycler.directory)
+    joined._packs.trim()
     assert joined.get(connector.put(b"next")) == b"next"
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import multiprocessing
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxyflow.connectors.filekey import FileKey
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import InvalidKeyError, StoreFullError
-from proxyflow.storage.arena import PREFIX, SIZE, SLOTS
+from proxyflow.storage.arena import PREFIX, SIZE, SLOTS, remove_orphans
 from tests.packed import arena_of, arenas, directory_of, files
-from tests.processes import only_root, run, small_file_system
+from tests.processes import LONG, only_root, run, small_file_system
 
 KIB = 1 << 10
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -151,6 +157,73 @@ def test_an_empty_arena_makes_room_for_what_is_needed(tmp_path: Path) -> None:
         connector.evict(connector.put(b"small"))
         data = bytes(1960 * KIB)
         assert connector.get(connector.put(data)) == data
+
+
+def die_at(call: str, config: dict[str, Any]) -> None:
+    connector = SharedMemoryConnector.from_config(config)
+    setattr(os, call, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    connector.put(b"small")
+
+
+def look_around(connector: SharedMemoryConnector) -> None:
+    """Do what opens every arena there is, in one way or another."""
+    list(connector.scan())
+    with contextlib.suppress(StoreFullError):
+        connector.put(bytes(100 * KIB))
+
+
+def exit_code(function: Callable[..., None], *args: object) -> int | None:
+    process = FORK.Process(target=function, args=args)
+    process.start()
+    process.join(LONG)
+    return process.exitcode
+
+
+@only_root
+@pytest.mark.parametrize("call", ["posix_fallocate", "ftruncate"])
+def test_an_arena_that_was_never_finished_is_no_trap_when_memory_is_full(
+    tmp_path: Path, call: str
+) -> None:
+    """Who reads where there is no page, nor room for one, is killed; and it goes with the dead."""
+    with (
+        small_file_system(tmp_path / "memory", 2),
+        SharedMemoryConnector(str(tmp_path / "memory/store")) as connector,
+    ):
+        assert exit_code(die_at, call, connector.config()) == -signal.SIGKILL
+        assert len(arenas(connector)) == 1
+        with (tmp_path / "memory/filler").open("wb", 0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4 * KIB))
+        assert exit_code(look_around, connector) == 0
+        assert arenas(connector) == []
+
+
+def test_an_arena_with_a_hole_in_it_is_none(connector: SharedMemoryConnector) -> None:
+    """By its length alone nobody knows that there are pages to read from."""
+    path = directory_of(connector) / (PREFIX + "aaaaaaaa")
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    assert connector.get(FileKey(f"{connector.session}.aaaaaaaap0000000")) is None
+    assert path.stat().st_blocks == 0
+    assert list(connector.scan()) == []
+
+
+def test_an_arena_taken_for_an_orphan_before_it_is_locked_is_not_filled(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went there nobody else would find."""
+    lock = fcntl.flock
+
+    def lock_late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        assert connector._recycler is not None
+        remove_orphans(connector._recycler.directory)
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    key = connector.put(b"small")
+    with SharedMemoryConnector.from_config(connector.config()) as joined:
+        assert joined.get(key) == b"small"
 
 
 LIMITED = """

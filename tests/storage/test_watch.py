@@ -103,6 +103,32 @@ def test_a_change_during_the_wait_ends_it(watch: DirectoryWatch, directory: Path
     timer.join()
 
 
+@pytest.mark.parametrize("way", ["events", "polling"])
+def test_a_change_in_any_of_several_directories_ends_the_wait(
+    directory: Path, tmp_path: Path, way: str
+) -> None:
+    """And each of them may be replaced, as one alone may."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with (
+        no_descriptor_left() if way == "polling" else contextlib.nullcontext(),
+        DirectoryWatch(directory, other) as watch,
+    ):
+        settle(watch)
+        assert watch.wait(0) is False
+        for each in (directory, other, directory):
+            os.mkdir(each / str(time.monotonic_ns()))
+            assert watch.wait(0), each
+            settle(watch)
+        os.rename(other, tmp_path / "gone")
+        other.mkdir()
+        assert watch.wait(0)
+        settle(watch)
+        assert watch.wait(0) is False
+        os.mkdir(other / "new")
+        assert watch.wait(0), "the new directory is watched"
+
+
 def test_a_passed_deadline_ends_a_loop_though_the_directory_never_rests(
     watch: DirectoryWatch, directory: Path
 ) -> None:
