@@ -432,14 +432,8 @@ class FileConnector:
         """
         if self._packs.remove(key, self._locate):
             return
+        # Wherever it is: who replaces one may be killed before the old one is gone.
         directories, name = self._locate(key, missing_ok=True)
-        recycler = self._recycler
-        try:
-            # What was put, and not replaced, is nowhere else.
-            if recycler and recycler.directory in directories and recycler.take_back(name):
-                return
-        except OSError as error:
-            raise self._unreachable(error, key) from error
         self._remove(key, name, directories)
 
     def _remove(self, key: FileKey, name: str, directories: Sequence[Descriptor]) -> None:

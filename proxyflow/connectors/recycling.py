@@ -148,10 +148,6 @@ class Recycler:
         """
         return self._writer.put(data)
 
-    def take_back(self, name: str) -> bool:
-        """Remove an object that this process stored and kept; return False if it is none."""
-        return self._pool.withdraw(name)
-
     def remove(self, name: str) -> None:
         """Remove an object, so that its pages are used again if that is worth it.
 

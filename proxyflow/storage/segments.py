@@ -201,13 +201,20 @@ class Segment:
         Raises
         ------
         FileNotFoundError
-            If another process has removed the object, or replaced it by one in another file.
+            If another process has removed the object, or replaced it.
         """
         os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
-        named = os.stat(self.free_name, dir_fd=directory)
-        if not os.path.samestat(named, os.fstat(self.fd)):
+        if not self._is_as_published(os.stat(self.free_name, dir_fd=directory)):
             os.unlink(self.free_name, dir_fd=directory)
             raise FileNotFoundError(name)
+
+    def _is_as_published(self, named: os.stat_result) -> bool:
+        """Whether a file is this one, with all its pages, as every published one has.
+
+        Another process may have got it when the object was removed, and stored another one of
+        another length in it under the same name.
+        """
+        return os.path.samestat(named, os.fstat(self.fd)) and named.st_size == self._length
 
     def is_removed(self) -> bool:
         """Whether its file has no name any more."""

@@ -693,6 +693,25 @@ def test_an_object_that_another_process_has_replaced(
         assert {key: connector.get(key) for key in stored} == stored
 
 
+@pytest.mark.parametrize("nbytes", [12 * MIB, 15 * MIB])
+def test_an_object_that_another_process_has_replaced_in_the_same_file(
+    connector: SharedMemoryConnector, nbytes: int
+) -> None:
+    """Its segment is as long as it is now, and copying beyond its end would kill."""
+    key = connector.put(bytes(16 * MIB))
+    before = inode(connector, key)
+
+    def replace(joined: SharedMemoryConnector, _: FileKey) -> None:
+        joined.evict(key)
+        joined.set(key, b"b" * nbytes)
+
+    with other_process(connector, replace):
+        assert inode(connector, key) == before
+        connector.evict(key)
+        assert connector.get(key) is None
+        assert connector.get(connector.put(b"c" * 16 * MIB)) == b"c" * 16 * MIB
+
+
 @only_root
 def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
     with (
