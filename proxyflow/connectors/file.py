@@ -420,7 +420,9 @@ class FileConnector:
             if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 raise not_an_object(self.store_dir, key)
-            return ObjectFile(fd, status, name, directory, recycled=self._recycled)
+            # What has been spilled never is, and may lie where a lease takes its time.
+            recycled = self._recycled and directory is directories[0]
+            return ObjectFile(fd, status, name, directory, recycled=recycled)
         return None
 
     # -- removing ------------------------------------------------------------------------------

@@ -344,6 +344,40 @@ def test_a_file_that_is_filled_anew_before_its_lease(
     assert connector.get_view(key) == b"c" * nbytes
 
 
+@pytest.mark.parametrize("read", [FileConnector.get, FileConnector.get_view])
+def test_a_file_is_not_filled_anew_while_it_is_copied(
+    connector: SharedMemoryConnector,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[FileConnector, FileKey], object],
+) -> None:
+    """Not even where its times, being those of a tick, say nothing of what happens within one."""
+
+    def is_named(opened: os.stat_result, name: str, directory: int) -> bool:
+        return os.path.samestat(os.stat(name, dir_fd=directory), opened)
+
+    def replace() -> None:
+        while replacements:
+            connector.evict(key)
+            connector.set(key, replacements.pop())
+
+    def read_half(fd: int, buffers: list[memoryview], at: int, preadv: Any = os.preadv) -> int:
+        if at == 20_000:
+            replace()
+        return preadv(fd, [buffers[0][:20_000]], at)
+
+    def read_halves(fd: int, nbytes: int, at: int, pread: Any = os.pread) -> bytes:
+        first = pread(fd, 20_000, at)
+        replace()
+        return first + pread(fd, nbytes - 20_000, at + 20_000)
+
+    replacements = [b"b" * 40_000]
+    monkeypatch.setattr("proxyflow.connectors.objectfile.still_named", is_named)
+    monkeypatch.setattr(os, "pread", read_halves)
+    monkeypatch.setattr(os, "preadv", read_half)
+    key = connector.put(b"a" * 40_000)
+    assert read(connector, key) == b"b" * 40_000
+
+
 def test_a_view_written_to_is_the_readers_own(connector: SharedMemoryConnector) -> None:
     key = connector.put(b"a" * MIB)
     view = connector.get_view(key)
