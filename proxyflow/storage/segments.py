@@ -27,8 +27,10 @@ import fcntl
 import mmap
 import os
 import secrets
+import threading
 import time
 from collections import deque
+from weakref import WeakSet
 
 from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
@@ -56,6 +58,38 @@ _SHARE_OF_DESCRIPTORS = 8
 _PATIENCE = 0.5
 _IDLE = 10.0
 
+_segments: WeakSet[Segment] = WeakSet()
+_closing = threading.Lock()
+_forking: set[int] = set()  # the threads that hold it
+_LONGEST_WAIT = 1.0
+
+
+def _before_fork() -> None:
+    """Wait for what is just being closed: in between, only that thread knows the descriptor."""
+    # Not for ever: that thread may run a finalizer that needs a lock of whoever forks.
+    if _closing.acquire(timeout=_LONGEST_WAIT):
+        _forking.add(threading.get_ident())
+
+
+def _after_fork() -> None:
+    if threading.get_ident() in _forking:
+        _forking.discard(threading.get_ident())
+        _closing.release()
+
+
+def _close_in_child() -> None:
+    """Let go of every segment of the parent: else its pages stay for as long as the child."""
+    global _closing
+    _closing = threading.Lock()
+    _forking.clear()
+    for segment in list(_segments):
+        segment.close_now()
+
+
+# Before the hook of what follows, which forgets what the parent was about to close.
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_close_in_child
+)
 _closer = Background("proxyflow-closer")
 
 
@@ -107,7 +141,7 @@ class Segment:
         When it was taken back, by ``time.monotonic``.
     """
 
-    __slots__ = ("_length", "_mapping", "allocated", "fd", "free_name", "since")
+    __slots__ = ("__weakref__", "_length", "_mapping", "allocated", "fd", "free_name", "since")
 
     def __init__(self, fd: int, free_name: str, nbytes: int) -> None:
         self.fd = fd
@@ -116,6 +150,7 @@ class Segment:
         self.since = 0.0
         self._length = nbytes
         self._mapping: mmap.mmap | None = None
+        _segments.add(self)
 
     @classmethod
     def new(cls, directory: int) -> Segment:
@@ -235,7 +270,11 @@ class Segment:
         if self.allocated < _CLOSE_LATER_FROM:
             self.close_now()
         else:
-            _closer.run(self.close_now)
+            _closer.run(self._close_undisturbed)
+
+    def _close_undisturbed(self) -> None:
+        with _closing:
+            self.close_now()
 
     def close_now(self) -> None:
         """Let go of it."""
@@ -248,7 +287,8 @@ class Segment:
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
             # Where copying into it was interrupted, a thread may still be at it, or the exception
-            # know a view of it; it then goes with the last of them.
+            # know a view of it; it then goes with the last of them. In a child that was forked
+            # meanwhile nobody lets go of it.
             with contextlib.suppress(BufferError):
                 mapping.close()
 

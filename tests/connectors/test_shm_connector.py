@@ -31,7 +31,7 @@ from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.storage.copying import Pieces
-from proxyflow.storage.segments import SegmentPool, lease
+from proxyflow.storage.segments import SegmentPool, _closer, lease
 from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
@@ -457,6 +457,71 @@ def test_a_forked_child_leaves_its_parents_segments_alone(
     assert connector.get(kept) is None
     key = connector.put(b"d" * MIB)
     assert connector.get(key) == b"d" * MIB
+
+
+def files_of_a_child(connector: FileConnector) -> list[str]:
+    """Fork, and return which files of the session the child has open besides its directory."""
+
+    def look() -> None:
+        theirs.send([target for target in open_files() if f"{connector.session}/." in target])
+
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=look)
+    process.start()
+    found: list[str] = ours.recv()
+    process.join()
+    return [target for target in found if not target.endswith("/.owner")]
+
+
+def test_a_child_forked_while_segments_are_closed_keeps_none(root: Path) -> None:
+    """Their pages would be its own for as long as it lives, whatever the parent gives back."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        go_on.wait()
+
+    with SharedMemoryConnector(str(root), capacity=MIB) as connector:
+        keys = [connector.put(bytes(2 * MIB)) for _ in range(3)]
+        _closer.run(wait)
+        started.wait()
+        for key in keys:
+            connector.evict(key)
+        connector.put(bytes(100_000))
+        try:
+            assert any(f"{connector.session}/.free-" in target for target in open_files())
+            assert files_of_a_child(connector) == []
+        finally:
+            go_on.set()
+
+
+def test_a_child_forked_while_something_is_stored_keeps_none(
+    connector: SharedMemoryConnector,
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow(Pieces):
+        def copy_into(self, target: memoryview) -> None:
+            raise AssertionError("this is to be written")
+
+        @property
+        def frames(self) -> list[bytes]:  # type: ignore[override]
+            started.set()
+            go_on.wait()
+            return [bytes(self.nbytes)]
+
+        def __init__(self, nbytes: int) -> None:
+            self.nbytes = nbytes
+
+    thread = threading.Thread(target=connector.put_source, args=(Slow(MIB),))
+    thread.start()
+    started.wait()
+    try:
+        assert len(free(connector)) == 1
+        assert files_of_a_child(connector) == []
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def churn(config: dict[str, Any], keys: Any, seed: int) -> None:
