@@ -30,6 +30,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from weakref import WeakSet
 
 from proxyflow.storage.background import Background
@@ -238,6 +239,9 @@ class Segment:
         FileNotFoundError
             If another process has removed the object, or replaced it.
         """
+        if self.fd < 0:
+            # In a forked child it is the parent's.
+            raise FileNotFoundError(name)
         os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
         if not self._is_as_published(os.stat(self.free_name, dir_fd=directory)):
             os.unlink(self.free_name, dir_fd=directory)
@@ -282,6 +286,12 @@ class Segment:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # An exception of a signal handler may come anywhere. Bound early, as in `Descriptor`.
+        fd = getattr(self, "fd", -1)
+        if fd >= 0:
+            close(fd)
 
     def _unmap(self) -> None:
         mapping, self._mapping = self._mapping, None
@@ -350,6 +360,7 @@ class SegmentPool:
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []
         self._kept = 0  # bytes in free segments
+        self._closed = False
 
     # -- filling -------------------------------------------------------------------------------
 
@@ -407,15 +418,27 @@ class SegmentPool:
             segment.close()
             return
         self._published[name] = segment
+        if self._closed:
+            # By another thread, while this one filled it.
+            self.close()
+            return
         if len(self._published) + len(self._free) > self._most:
             self._remember_one_less()
 
     def _remember_one_less(self) -> None:
         if self._free:
             self._discard_oldest()
-        else:
-            # The oldest becomes a file like any other.
-            self._published.pop(next(iter(self._published))).close()
+            return
+        for oldest in list(self._published)[:1]:
+            segment = self._published.pop(oldest, None)
+            # Unless another thread has withdrawn it meanwhile, it becomes a file like any other.
+            if segment is not None:
+                segment.close()
+
+    def discard(self, segment: Segment, name: str) -> None:
+        """Let go of a segment whose filling or publishing has failed, if it has no name yet."""
+        if self._published.get(name) is not segment:
+            segment.discard(self._directory)
 
     # -- taking back ---------------------------------------------------------------------------
 
@@ -431,6 +454,8 @@ class SegmentPool:
             return False
         segment.since = time.monotonic()
         self._returned.append(segment)
+        if self._closed:
+            self._discard_unpublished()
         return True
 
     def leave(self, name: str) -> bool:
@@ -451,7 +476,9 @@ class SegmentPool:
     def _sort_returned(self) -> None:
         """Keep what nobody maps any more, and for a moment what somebody does."""
         for _ in range(len(self._returned)):
-            segment = self._returned.popleft()
+            segment = self._next_returned()
+            if segment is None:
+                break
             if segment.lock():
                 self._free.append(segment)
                 self._kept += segment.allocated
@@ -483,8 +510,9 @@ class SegmentPool:
 
     def _forget_removed(self) -> None:
         """Let go of what another process has removed, whose pages only this one holds."""
-        for name, segment in list(self._published.items()):
-            # Withdrawn in the midst of this, it is not there any more.
+        # Other threads and the garbage collector withdraw in the midst of this: a copy, as making a
+        # list of pairs may call the collector.
+        for name, segment in self._published.copy().items():
             if segment.is_removed() and self._published.pop(name, None) is segment:
                 segment.close()
 
@@ -516,17 +544,28 @@ class SegmentPool:
                 os.close(fd)
 
     def _unpublished(self) -> list[Segment]:
-        taken = [*self._free, *self._returned]
-        self._free.clear()
+        taken, self._free = self._free, []
         self._kept = 0
-        self._returned.clear()
+        # One by one: others are returned in the midst of this.
+        while (segment := self._next_returned()) is not None:
+            taken.append(segment)
         return taken
 
+    def _next_returned(self) -> Segment | None:
+        try:
+            return self._returned.popleft()
+        except IndexError:
+            return None
+
     def close(self) -> None:
-        """Let go of everything, and remove what is free."""
+        """Let go of everything, and remove what is free; what is published later is not kept."""
+        self._closed = True
+        self._discard_unpublished()
+        self.forget()
+
+    def _discard_unpublished(self) -> None:
         for segment in self._unpublished():
             segment.discard(self._directory)
-        self.forget()
 
     def forget(self) -> None:
         """Let go of everything without removing any of it: in a child, it is the parent's."""

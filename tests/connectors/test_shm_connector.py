@@ -14,6 +14,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,9 +30,9 @@ from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.filekey import FileKey
 from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
-from proxyflow.errors import ConfigError, StoreFullError
+from proxyflow.errors import ConfigError, StoreFullError, StoreUnreachableError
 from proxyflow.storage.copying import Pieces
-from proxyflow.storage.segments import SegmentPool, _closer, lease
+from proxyflow.storage.segments import Segment, SegmentPool, _closer, lease
 from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
@@ -80,6 +81,19 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class Made(Pieces):
+    """A source that does something before there is anything to write."""
+
+    def __init__(self, nbytes: int, act: Callable[[], object]) -> None:
+        self.nbytes = nbytes
+        self.act = act
+
+    @property
+    def frames(self) -> list[bytes]:  # type: ignore[override]
+        self.act()
+        return [bytes(self.nbytes)]
 
 
 # -- recycling ---------------------------------------------------------------------------------
@@ -500,20 +514,11 @@ def test_a_child_forked_while_something_is_stored_keeps_none(
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
 
-    class Slow(Pieces):
-        def copy_into(self, target: memoryview) -> None:
-            raise AssertionError("this is to be written")
+    def wait() -> None:
+        started.set()
+        go_on.wait()
 
-        @property
-        def frames(self) -> list[bytes]:  # type: ignore[override]
-            started.set()
-            go_on.wait()
-            return [bytes(self.nbytes)]
-
-        def __init__(self, nbytes: int) -> None:
-            self.nbytes = nbytes
-
-    thread = threading.Thread(target=connector.put_source, args=(Slow(MIB),))
+    thread = threading.Thread(target=connector.put_source, args=(Made(MIB, wait),))
     thread.start()
     started.wait()
     try:
@@ -936,6 +941,112 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     pool.close()
     assert os.listdir(root) == []
     os.close(directory)
+
+
+@pytest.fixture
+def pool(root: Path) -> Iterator[SegmentPool]:
+    root.mkdir()
+    directory = os.open(root, os.O_RDONLY)
+    pool = SegmentPool(directory, MIB)
+    yield pool
+    pool.close()
+    assert not any(name.startswith(".free-") for name in os.listdir(root))
+    os.close(directory)
+
+
+def publish(pool: SegmentPool, name: str) -> None:
+    segment = pool.take(5)
+    segment.fill(Pieces([b"12345"]))
+    pool.publish(segment, name)
+
+
+def test_another_thread_withdraws_what_is_about_to_be_forgotten(pool: SegmentPool) -> None:
+    class Withdrawn(dict[str, Segment]):
+        def __iter__(self) -> Iterator[str]:
+            for name in list(self.keys()):
+                self.pop(name).close()
+                yield name
+
+    pool._published, pool._most = Withdrawn(), 0
+    publish(pool, "name")
+
+
+def test_another_thread_withdraws_something_while_all_is_discarded(pool: SegmentPool) -> None:
+    """It is discarded too, and not lost, its file with it."""
+
+    class Growing(deque[Segment]):
+        def __iter__(self) -> Iterator[Segment]:
+            yield from list(super().__iter__())
+            pool.withdraw("second")
+
+        def popleft(self) -> Segment:
+            segment = super().popleft()
+            pool.withdraw("second")
+            return segment
+
+    publish(pool, "first")
+    publish(pool, "second")
+    pool._returned = Growing()
+    assert pool.withdraw("first")
+    pool.close()
+
+
+def test_another_thread_closes_the_pool_while_something_is_withdrawn(
+    pool: SegmentPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def withdraw(
+        self: Segment, name: str, directory: int, withdraw: Any = Segment.withdraw
+    ) -> None:
+        withdraw(self, name, directory)
+        pool.close()
+
+    publish(pool, "name")
+    monkeypatch.setattr(Segment, "withdraw", withdraw)
+    assert pool.withdraw("name")
+    assert not pool._returned
+
+
+def test_a_store_closed_while_something_is_stored_holds_on_to_nothing(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """Its pages would stay for as long as the process, though another one evicts it."""
+    key = worker.put_source(Made(100_000, worker.close))
+    assert connector.get(key) == bytes(100_000)
+    assert path_of(connector, key) not in open_files()
+
+
+def test_a_source_that_lacks_a_file_is_not_asked_again(connector: SharedMemoryConnector) -> None:
+    """That is another file than the one that is missing when somebody needed its room."""
+    asked: list[int] = []
+
+    def fail() -> None:
+        asked.append(1)
+        assert len(asked) == 1
+        raise FileNotFoundError("what it is made from")
+
+    with pytest.raises(StoreUnreachableError):
+        connector.put_source(Made(100_000, fail))
+    assert free(connector) == []
+
+
+def test_a_put_that_is_interrupted_at_its_end(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has stored is an object like any other, and evicting that is no error."""
+
+    def publish(*args: Any, publish: Any = SegmentPool.publish, **options: Any) -> None:
+        publish(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentPool, "publish", publish)
+        with pytest.raises(KeyboardInterrupt):
+            connector.put(b"a" * MIB)
+    for stored in connector.scan():
+        assert connector.get(stored.key) == b"a" * MIB
+        connector.evict(stored.key)
+    assert list(connector.scan()) == []
+    assert connector.get(connector.put(b"b" * MIB)) == b"b" * MIB
 
 
 # -- pages made ready --------------------------------------------------------------------------
