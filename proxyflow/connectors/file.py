@@ -378,15 +378,11 @@ class FileConnector:
         if self._packs.holds(key, self._locate):
             return True
         directories, name = self._locate(key, missing_ok=True)
-        for directory in directories:
-            try:
-                status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self._unreachable(error, key) from error
-            return stat.S_ISREG(status.st_mode)
-        return False
+        try:
+            status = _status(name, directories)
+        except OSError as error:
+            raise self._unreachable(error, key) from error
+        return status is not None and stat.S_ISREG(status.st_mode)
 
     def wait(self, key: FileKey, timeout: float | None = None) -> bool:
         """Return True once the object exists, False when `timeout` seconds are over.
@@ -422,7 +418,9 @@ class FileConnector:
             if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 raise not_an_object(self.store_dir, key)
-            return ObjectFile(fd, status, name, directory, recycled=self._recycled)
+            # What has been spilled never is, and may lie where a lease takes its time.
+            recycled = self._recycled and directory is directories[0]
+            return ObjectFile(fd, status, name, directory, recycled=recycled)
         return None
 
     # -- removing ------------------------------------------------------------------------------
@@ -434,14 +432,8 @@ class FileConnector:
         """
         if self._packs.remove(key, self._locate):
             return
+        # Wherever it is: who replaces one may be killed before the old one is gone.
         directories, name = self._locate(key, missing_ok=True)
-        recycler = self._recycler
-        try:
-            # What was put, and not replaced, is nowhere else.
-            if recycler and recycler.directory in directories and recycler.take_back(name):
-                return
-        except OSError as error:
-            raise self._unreachable(error, key) from error
         self._remove(key, name, directories)
 
     def _remove(self, key: FileKey, name: str, directories: Sequence[Descriptor]) -> None:
@@ -462,16 +454,18 @@ class FileConnector:
         """Yield every object of the session, in no order."""
         yield from self._packs.scan(self._directories[0].opened())
         directories = [directory.opened() for directory in self._directories]
+        # An object may move to the other directory in the midst of this.
+        seen: set[str] = set()
         for position, directory in enumerate(directories):
-            before = directories[:position]
             for name in fileio.names(directory.fd):
-                if not STORED_NAME.fullmatch(name) or any(_holds(one, name) for one in before):
+                if not STORED_NAME.fullmatch(name) or name in seen:
                     continue
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        key = FileKey(f"{self.session}.{name}")
-                        yield StoredObject(key, status.st_size, status.st_mtime)
+                status = _status(name, directories[: position + 1])
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    if len(directories) > 1:
+                        seen.add(name)
+                    key = FileKey(f"{self.session}.{name}")
+                    yield StoredObject(key, status.st_size, status.st_mtime)
 
     def sweep(self) -> list[str]:
         """Remove the sessions in this directory whose owner is dead and return their names."""
@@ -529,10 +523,9 @@ class FileConnector:
         return failure(error, self.store_dir, key)
 
 
-def _holds(directory: Descriptor, name: str) -> bool:
-    """Return whether there is a file of a name."""
-    try:
-        os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def _status(name: str, directories: Sequence[Descriptor]) -> os.stat_result | None:
+    """Return what there is of a name in the first directory that has it."""
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+    return None

@@ -19,8 +19,10 @@ class ObjectFile:
     """One object's file, opened for reading.
 
     In a file system kept in memory the file may be recycled while it is read
-    (`proxyflow.storage.segments`). What is mapped is leased, and so stays as it is; what is copied
-    counts only if the name still stands for the file when it has been.
+    (`proxyflow.storage.segments`). So it is leased before it is mapped or copied, and stays as it
+    is; what has been read counts only if the name still stands for the file then. That alone would
+    not do for a copy: before Linux 6.13 times are those of the last tick, and a file that got
+    another content and the same name within one looks as if it were untouched.
 
     Parameters
     ----------
@@ -59,11 +61,9 @@ class ObjectFile:
 
     def read(self) -> bytes | None:
         """Return a copy of the object; None if it has been removed."""
-        try:
-            data = fileio.read(self._fd)
-        except EOFError:
-            self._check_recycled()
+        if not self._lease():
             return None
+        data = fileio.read(self._fd)
         return data if self._is_the_object() else None
 
     def view(self) -> memoryview | None:
@@ -71,23 +71,19 @@ class ObjectFile:
 
         None if it has been removed.
         """
+        if not self._lease():
+            return None
         size = self._status.st_size
-        view = None
-        if size >= _MAP_FROM:
-            if self._recycled and not self._lease():
-                return None
-            view = self._map(size)
+        view = self._map(size) if size >= _MAP_FROM else None
         if view is None:
             view = memoryview(bytearray(size))
-            try:
-                fileio.read_into(self._fd, view)
-            except EOFError:
-                self._check_recycled()
-                return None
+            fileio.read_into(self._fd, view)
         return view if self._is_the_object() else None
 
     def _lease(self) -> bool:
         """Keep the file as it is; False if it is being filled anew, or has been since."""
+        if not self._recycled:
+            return True
         return lease(self._fd) and os.fstat(self._fd).st_size == self._status.st_size
 
     def _map(self, size: int) -> memoryview | None:
@@ -100,8 +96,3 @@ class ObjectFile:
 
     def _is_the_object(self) -> bool:
         return not self._recycled or still_named(self._status, self._name, self._directory.fd)
-
-    def _check_recycled(self) -> None:
-        """Accept that a file got shorter only where it may be recycled."""
-        if not self._recycled:
-            raise EOFError(f"{self._name} has become shorter while it was read")

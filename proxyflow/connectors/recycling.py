@@ -18,6 +18,7 @@ from proxyflow.storage.segments import SegmentPool, finish_closing
 if TYPE_CHECKING:
     from proxyflow.storage.copying import Source
     from proxyflow.storage.fileio import Descriptor
+    from proxyflow.storage.segments import Segment
 
 __all__ = ["Recycler", "default_capacity"]
 
@@ -122,21 +123,28 @@ class Recycler:
         trimming.look()
 
     def _write(self, name: str, source: Source, keep: bool) -> None:
-        while True:
+        while not self._has_written(name, source, keep):
+            # Another process of the session, which needed the room, took it for an orphan.
+            continue
+
+    def _has_written(self, name: str, source: Source, keep: bool) -> bool:
+        with self._lock:
+            segment = self._pool.take(source.nbytes)
+        try:
+            segment.fill(source)
+            return self._has_published(segment, name, keep)
+        except BaseException:
+            self._pool.discard(segment, name)
+            raise
+
+    def _has_published(self, segment: Segment, name: str, keep: bool) -> bool:
+        try:
             with self._lock:
-                segment = self._pool.take(source.nbytes)
-            try:
-                segment.fill(source)
-                with self._lock:
-                    self._pool.publish(segment, name, keep=keep)
-            except FileNotFoundError:
-                # Another process of the session, which needed the room, took it for an orphan.
-                segment.close()
-            except BaseException:
-                segment.discard(self.directory.fd)
-                raise
-            else:
-                return
+                self._pool.publish(segment, name, keep=keep)
+        except FileNotFoundError:
+            segment.close()
+            return False
+        return True
 
     def pack(self, data: bytes) -> tuple[Arena, int]:
         """Store a small object with others; return the arena and the slot.
@@ -147,10 +155,6 @@ class Recycler:
             If there is no room.
         """
         return self._writer.put(data)
-
-    def take_back(self, name: str) -> bool:
-        """Remove an object that this process stored and kept; return False if it is none."""
-        return self._pool.withdraw(name)
 
     def remove(self, name: str) -> None:
         """Remove an object, so that its pages are used again if that is worth it.

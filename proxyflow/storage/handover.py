@@ -82,11 +82,13 @@ class Handover:
             return False
         # Whoever claims it must not find it under its own name any more.
         self._rename(name, through)
-        # A link, as a new name would replace what somebody else may have left there by now. One
-        # who needed the room may have removed this.
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            os.link(through, place, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        self._remove(through)
+        try:
+            # A link, as a new name would replace what somebody else may have left there by now. One
+            # who needed the room may have removed this, and a link takes room for a file itself.
+            with contextlib.suppress(OSError):
+                os.link(through, place, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        finally:
+            self._remove(through)
         return True
 
     def claim(self, least: int, most: int, *, as_name: str) -> tuple[int, int] | None:
@@ -132,10 +134,11 @@ class Handover:
     def _take(self, place: str, fd: int, name: str) -> bool:
         try:
             self._rename(place, name)
+            if os.path.samestat(self._status(name), os.fstat(fd)):
+                return True
         except FileNotFoundError:
+            # One who needed the room has removed it, in its place or under its new name.
             return False
-        if os.path.samestat(self._status(name), os.fstat(fd)):
-            return True
         self._remove(name)
         return False
 

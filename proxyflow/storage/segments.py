@@ -27,8 +27,11 @@ import fcntl
 import mmap
 import os
 import secrets
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from weakref import WeakSet
 
 from proxyflow.storage.background import Background
 from proxyflow.storage.copying import Source
@@ -56,6 +59,38 @@ _SHARE_OF_DESCRIPTORS = 8
 _PATIENCE = 0.5
 _IDLE = 10.0
 
+_segments: WeakSet[Segment] = WeakSet()
+_closing = threading.Lock()
+_forking: set[int] = set()  # the threads that hold it
+_LONGEST_WAIT = 1.0
+
+
+def _before_fork() -> None:
+    """Wait for what is just being closed: in between, only that thread knows the descriptor."""
+    # Not for ever: that thread may run a finalizer that needs a lock of whoever forks.
+    if _closing.acquire(timeout=_LONGEST_WAIT):
+        _forking.add(threading.get_ident())
+
+
+def _after_fork() -> None:
+    if threading.get_ident() in _forking:
+        _forking.discard(threading.get_ident())
+        _closing.release()
+
+
+def _close_in_child() -> None:
+    """Let go of every segment of the parent: else its pages stay for as long as the child."""
+    global _closing
+    _closing = threading.Lock()
+    _forking.clear()
+    for segment in list(_segments):
+        segment.close_now()
+
+
+# Before the hook of what follows, which forgets what the parent was about to close.
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_close_in_child
+)
 _closer = Background("proxyflow-closer")
 
 
@@ -107,7 +142,7 @@ class Segment:
         When it was taken back, by ``time.monotonic``.
     """
 
-    __slots__ = ("_length", "_mapping", "allocated", "fd", "free_name", "since")
+    __slots__ = ("__weakref__", "_length", "_mapping", "allocated", "fd", "free_name", "since")
 
     def __init__(self, fd: int, free_name: str, nbytes: int) -> None:
         self.fd = fd
@@ -116,6 +151,7 @@ class Segment:
         self.since = 0.0
         self._length = nbytes
         self._mapping: mmap.mmap | None = None
+        _segments.add(self)
 
     @classmethod
     def new(cls, directory: int) -> Segment:
@@ -201,13 +237,23 @@ class Segment:
         Raises
         ------
         FileNotFoundError
-            If another process has removed the object, or replaced it by one in another file.
+            If another process has removed the object, or replaced it.
         """
+        if self.fd < 0:
+            # In a forked child it is the parent's.
+            raise FileNotFoundError(name)
         os.rename(name, self.free_name, src_dir_fd=directory, dst_dir_fd=directory)
-        named = os.stat(self.free_name, dir_fd=directory)
-        if not os.path.samestat(named, os.fstat(self.fd)):
+        if not self._is_as_published(os.stat(self.free_name, dir_fd=directory)):
             os.unlink(self.free_name, dir_fd=directory)
             raise FileNotFoundError(name)
+
+    def _is_as_published(self, named: os.stat_result) -> bool:
+        """Whether a file is this one, with all its pages, as every published one has.
+
+        Another process may have got it when the object was removed, and stored another one of
+        another length in it under the same name.
+        """
+        return os.path.samestat(named, os.fstat(self.fd)) and named.st_size == self._length
 
     def is_removed(self) -> bool:
         """Whether its file has no name any more."""
@@ -228,7 +274,11 @@ class Segment:
         if self.allocated < _CLOSE_LATER_FROM:
             self.close_now()
         else:
-            _closer.run(self.close_now)
+            _closer.run(self._close_undisturbed)
+
+    def _close_undisturbed(self) -> None:
+        with _closing:
+            self.close_now()
 
     def close_now(self) -> None:
         """Let go of it."""
@@ -237,11 +287,18 @@ class Segment:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # An exception of a signal handler may come anywhere. Bound early, as in `Descriptor`.
+        fd = getattr(self, "fd", -1)
+        if fd >= 0:
+            close(fd)
+
     def _unmap(self) -> None:
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
             # Where copying into it was interrupted, a thread may still be at it, or the exception
-            # know a view of it; it then goes with the last of them.
+            # know a view of it; it then goes with the last of them. In a child that was forked
+            # meanwhile nobody lets go of it.
             with contextlib.suppress(BufferError):
                 mapping.close()
 
@@ -303,6 +360,7 @@ class SegmentPool:
         self._returned: deque[Segment] = deque()
         self._free: list[Segment] = []
         self._kept = 0  # bytes in free segments
+        self._closed = False
 
     # -- filling -------------------------------------------------------------------------------
 
@@ -360,15 +418,27 @@ class SegmentPool:
             segment.close()
             return
         self._published[name] = segment
+        if self._closed:
+            # By another thread, while this one filled it.
+            self.close()
+            return
         if len(self._published) + len(self._free) > self._most:
             self._remember_one_less()
 
     def _remember_one_less(self) -> None:
         if self._free:
             self._discard_oldest()
-        else:
-            # The oldest becomes a file like any other.
-            self._published.pop(next(iter(self._published))).close()
+            return
+        for oldest in list(self._published)[:1]:
+            segment = self._published.pop(oldest, None)
+            # Unless another thread has withdrawn it meanwhile, it becomes a file like any other.
+            if segment is not None:
+                segment.close()
+
+    def discard(self, segment: Segment, name: str) -> None:
+        """Let go of a segment whose filling or publishing has failed, if it has no name yet."""
+        if self._published.get(name) is not segment:
+            segment.discard(self._directory)
 
     # -- taking back ---------------------------------------------------------------------------
 
@@ -384,6 +454,8 @@ class SegmentPool:
             return False
         segment.since = time.monotonic()
         self._returned.append(segment)
+        if self._closed:
+            self._discard_unpublished()
         return True
 
     def leave(self, name: str) -> bool:
@@ -404,7 +476,9 @@ class SegmentPool:
     def _sort_returned(self) -> None:
         """Keep what nobody maps any more, and for a moment what somebody does."""
         for _ in range(len(self._returned)):
-            segment = self._returned.popleft()
+            segment = self._next_returned()
+            if segment is None:
+                break
             if segment.lock():
                 self._free.append(segment)
                 self._kept += segment.allocated
@@ -436,8 +510,9 @@ class SegmentPool:
 
     def _forget_removed(self) -> None:
         """Let go of what another process has removed, whose pages only this one holds."""
-        for name, segment in list(self._published.items()):
-            # Withdrawn in the midst of this, it is not there any more.
+        # Other threads and the garbage collector withdraw in the midst of this: a copy, as making a
+        # list of pairs may call the collector.
+        for name, segment in self._published.copy().items():
             if segment.is_removed() and self._published.pop(name, None) is segment:
                 segment.close()
 
@@ -469,17 +544,28 @@ class SegmentPool:
                 os.close(fd)
 
     def _unpublished(self) -> list[Segment]:
-        taken = [*self._free, *self._returned]
-        self._free.clear()
+        taken, self._free = self._free, []
         self._kept = 0
-        self._returned.clear()
+        # One by one: others are returned in the midst of this.
+        while (segment := self._next_returned()) is not None:
+            taken.append(segment)
         return taken
 
+    def _next_returned(self) -> Segment | None:
+        try:
+            return self._returned.popleft()
+        except IndexError:
+            return None
+
     def close(self) -> None:
-        """Let go of everything, and remove what is free."""
+        """Let go of everything, and remove what is free; what is published later is not kept."""
+        self._closed = True
+        self._discard_unpublished()
+        self.forget()
+
+    def _discard_unpublished(self) -> None:
         for segment in self._unpublished():
             segment.discard(self._directory)
-        self.forget()
 
     def forget(self) -> None:
         """Let go of everything without removing any of it: in a child, it is the parent's."""

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import stat
 import threading
@@ -331,6 +332,48 @@ def test_what_is_replaced_may_move_to_the_spill_directory_and_back(
             connector.evict(key)
             assert connector.get(key) is None
             assert not connector.exists(key)
+
+
+@only_root
+@pytest.mark.parametrize("back", [True, False])
+def test_an_object_that_moves_while_all_are_listed(tmp_path: Path, back: bool) -> None:
+    """It is there all the time, and listed once, in whichever directory it has been meanwhile."""
+    contents = [b"too large" * MIB, b"small" * MIB]
+    with (
+        small_file_system(tmp_path / "shm", 8),
+        FileConnector(str(tmp_path / "shm" / "run"), spill=str(tmp_path / "disk")) as connector,
+    ):
+        other, moving = connector.put(b"x"), connector.put(contents[not back])
+        listed = connector.scan()
+        first = next(listed)
+        connector.set(moving, contents[back])
+        assert sorted(stored.key for stored in (first, *listed)) == sorted([other, moving])
+
+
+@only_root
+def test_a_writer_killed_before_it_has_removed_what_it_replaces(tmp_path: Path) -> None:
+    """The object is then in both directories, and who evicts it, having put it, removes both."""
+
+    def be_killed() -> None:
+        with SharedMemoryConnector.from_config(connector.config()) as worker:
+            worker._remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+            worker.set(key, b"too large" * MIB)
+
+    with (
+        small_file_system(tmp_path / "shm", 8),
+        SharedMemoryConnector(
+            str(tmp_path / "shm" / "run"), spill=str(tmp_path / "disk")
+        ) as connector,
+    ):
+        key = connector.put(b"small" * MIB)
+        process = multiprocessing.get_context("fork").Process(target=be_killed)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert connector.get(key) == b"small" * MIB
+        connector.evict(key)
+        assert connector.get(key) is None
+        assert list(connector.scan()) == []
 
 
 @only_root

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,9 +30,9 @@ from proxyflow.connectors.file import FileConnector
 from proxyflow.connectors.filekey import FileKey
 from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
-from proxyflow.errors import ConfigError, StoreFullError
+from proxyflow.errors import ConfigError, StoreFullError, StoreUnreachableError
 from proxyflow.storage.copying import Pieces
-from proxyflow.storage.segments import SegmentPool, lease
+from proxyflow.storage.segments import Segment, SegmentPool, _closer, lease
 from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
@@ -80,6 +81,19 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class Made(Pieces):
+    """A source that does something before there is anything to write."""
+
+    def __init__(self, nbytes: int, act: Callable[[], object]) -> None:
+        self.nbytes = nbytes
+        self.act = act
+
+    @property
+    def frames(self) -> list[bytes]:  # type: ignore[override]
+        self.act()
+        return [bytes(self.nbytes)]
 
 
 # -- recycling ---------------------------------------------------------------------------------
@@ -344,6 +358,40 @@ def test_a_file_that_is_filled_anew_before_its_lease(
     assert connector.get_view(key) == b"c" * nbytes
 
 
+@pytest.mark.parametrize("read", [FileConnector.get, FileConnector.get_view])
+def test_a_file_is_not_filled_anew_while_it_is_copied(
+    connector: SharedMemoryConnector,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[FileConnector, FileKey], object],
+) -> None:
+    """Not even where its times, being those of a tick, say nothing of what happens within one."""
+
+    def is_named(opened: os.stat_result, name: str, directory: int) -> bool:
+        return os.path.samestat(os.stat(name, dir_fd=directory), opened)
+
+    def replace() -> None:
+        while replacements:
+            connector.evict(key)
+            connector.set(key, replacements.pop())
+
+    def read_half(fd: int, buffers: list[memoryview], at: int, preadv: Any = os.preadv) -> int:
+        if at == 20_000:
+            replace()
+        return preadv(fd, [buffers[0][:20_000]], at)
+
+    def read_halves(fd: int, nbytes: int, at: int, pread: Any = os.pread) -> bytes:
+        first = pread(fd, 20_000, at)
+        replace()
+        return first + pread(fd, nbytes - 20_000, at + 20_000)
+
+    replacements = [b"b" * 40_000]
+    monkeypatch.setattr("proxyflow.connectors.objectfile.still_named", is_named)
+    monkeypatch.setattr(os, "pread", read_halves)
+    monkeypatch.setattr(os, "preadv", read_half)
+    key = connector.put(b"a" * 40_000)
+    assert read(connector, key) == b"b" * 40_000
+
+
 def test_a_view_written_to_is_the_readers_own(connector: SharedMemoryConnector) -> None:
     key = connector.put(b"a" * MIB)
     view = connector.get_view(key)
@@ -423,6 +471,62 @@ def test_a_forked_child_leaves_its_parents_segments_alone(
     assert connector.get(kept) is None
     key = connector.put(b"d" * MIB)
     assert connector.get(key) == b"d" * MIB
+
+
+def files_of_a_child(connector: FileConnector) -> list[str]:
+    """Fork, and return which files of the session the child has open besides its directory."""
+
+    def look() -> None:
+        theirs.send([target for target in open_files() if f"{connector.session}/." in target])
+
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=look)
+    process.start()
+    found: list[str] = ours.recv()
+    process.join()
+    return [target for target in found if not target.endswith("/.owner")]
+
+
+def test_a_child_forked_while_segments_are_closed_keeps_none(root: Path) -> None:
+    """Their pages would be its own for as long as it lives, whatever the parent gives back."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        go_on.wait()
+
+    with SharedMemoryConnector(str(root), capacity=MIB) as connector:
+        keys = [connector.put(bytes(2 * MIB)) for _ in range(3)]
+        _closer.run(wait)
+        started.wait()
+        for key in keys:
+            connector.evict(key)
+        connector.put(bytes(100_000))
+        try:
+            assert any(f"{connector.session}/.free-" in target for target in open_files())
+            assert files_of_a_child(connector) == []
+        finally:
+            go_on.set()
+
+
+def test_a_child_forked_while_something_is_stored_keeps_none(
+    connector: SharedMemoryConnector,
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=connector.put_source, args=(Made(MIB, wait),))
+    thread.start()
+    started.wait()
+    try:
+        assert len(free(connector)) == 1
+        assert files_of_a_child(connector) == []
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def churn(config: dict[str, Any], keys: Any, seed: int) -> None:
@@ -693,6 +797,25 @@ def test_an_object_that_another_process_has_replaced(
         assert {key: connector.get(key) for key in stored} == stored
 
 
+@pytest.mark.parametrize("nbytes", [12 * MIB, 15 * MIB])
+def test_an_object_that_another_process_has_replaced_in_the_same_file(
+    connector: SharedMemoryConnector, nbytes: int
+) -> None:
+    """Its segment is as long as it is now, and copying beyond its end would kill."""
+    key = connector.put(bytes(16 * MIB))
+    before = inode(connector, key)
+
+    def replace(joined: SharedMemoryConnector, _: FileKey) -> None:
+        joined.evict(key)
+        joined.set(key, b"b" * nbytes)
+
+    with other_process(connector, replace):
+        assert inode(connector, key) == before
+        connector.evict(key)
+        assert connector.get(key) is None
+        assert connector.get(connector.put(b"c" * 16 * MIB)) == b"c" * 16 * MIB
+
+
 @only_root
 def test_what_does_not_fit_goes_to_the_disk(tmp_path: Path) -> None:
     with (
@@ -818,6 +941,112 @@ def test_eviction_by_the_garbage_collector_in_the_midst_of_a_put(root: Path) -> 
     pool.close()
     assert os.listdir(root) == []
     os.close(directory)
+
+
+@pytest.fixture
+def pool(root: Path) -> Iterator[SegmentPool]:
+    root.mkdir()
+    directory = os.open(root, os.O_RDONLY)
+    pool = SegmentPool(directory, MIB)
+    yield pool
+    pool.close()
+    assert not any(name.startswith(".free-") for name in os.listdir(root))
+    os.close(directory)
+
+
+def publish(pool: SegmentPool, name: str) -> None:
+    segment = pool.take(5)
+    segment.fill(Pieces([b"12345"]))
+    pool.publish(segment, name)
+
+
+def test_another_thread_withdraws_what_is_about_to_be_forgotten(pool: SegmentPool) -> None:
+    class Withdrawn(dict[str, Segment]):
+        def __iter__(self) -> Iterator[str]:
+            for name in list(self.keys()):
+                self.pop(name).close()
+                yield name
+
+    pool._published, pool._most = Withdrawn(), 0
+    publish(pool, "name")
+
+
+def test_another_thread_withdraws_something_while_all_is_discarded(pool: SegmentPool) -> None:
+    """It is discarded too, and not lost, its file with it."""
+
+    class Growing(deque[Segment]):
+        def __iter__(self) -> Iterator[Segment]:
+            yield from list(super().__iter__())
+            pool.withdraw("second")
+
+        def popleft(self) -> Segment:
+            segment = super().popleft()
+            pool.withdraw("second")
+            return segment
+
+    publish(pool, "first")
+    publish(pool, "second")
+    pool._returned = Growing()
+    assert pool.withdraw("first")
+    pool.close()
+
+
+def test_another_thread_closes_the_pool_while_something_is_withdrawn(
+    pool: SegmentPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def withdraw(
+        self: Segment, name: str, directory: int, withdraw: Any = Segment.withdraw
+    ) -> None:
+        withdraw(self, name, directory)
+        pool.close()
+
+    publish(pool, "name")
+    monkeypatch.setattr(Segment, "withdraw", withdraw)
+    assert pool.withdraw("name")
+    assert not pool._returned
+
+
+def test_a_store_closed_while_something_is_stored_holds_on_to_nothing(
+    connector: SharedMemoryConnector, worker: SharedMemoryConnector
+) -> None:
+    """Its pages would stay for as long as the process, though another one evicts it."""
+    key = worker.put_source(Made(100_000, worker.close))
+    assert connector.get(key) == bytes(100_000)
+    assert path_of(connector, key) not in open_files()
+
+
+def test_a_source_that_lacks_a_file_is_not_asked_again(connector: SharedMemoryConnector) -> None:
+    """That is another file than the one that is missing when somebody needed its room."""
+    asked: list[int] = []
+
+    def fail() -> None:
+        asked.append(1)
+        assert len(asked) == 1
+        raise FileNotFoundError("what it is made from")
+
+    with pytest.raises(StoreUnreachableError):
+        connector.put_source(Made(100_000, fail))
+    assert free(connector) == []
+
+
+def test_a_put_that_is_interrupted_at_its_end(
+    connector: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has stored is an object like any other, and evicting that is no error."""
+
+    def publish(*args: Any, publish: Any = SegmentPool.publish, **options: Any) -> None:
+        publish(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentPool, "publish", publish)
+        with pytest.raises(KeyboardInterrupt):
+            connector.put(b"a" * MIB)
+    for stored in connector.scan():
+        assert connector.get(stored.key) == b"a" * MIB
+        connector.evict(stored.key)
+    assert list(connector.scan()) == []
+    assert connector.get(connector.put(b"b" * MIB)) == b"b" * MIB
 
 
 # -- pages made ready --------------------------------------------------------------------------

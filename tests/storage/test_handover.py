@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -88,6 +89,40 @@ def test_somebody_removes_the_file_before_it_has_a_place(
     first_do(monkeypatch, os.link, (tmp_path / "first").unlink)
     assert handover.leave("one", through="first")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no inode"), KeyboardInterrupt()])
+def test_a_file_that_cannot_be_given_a_place(
+    handover: Handover,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    """It is removed: where a file system is full of files, a link finds no room either."""
+
+    def fail() -> None:
+        raise error
+
+    make(tmp_path / "one")
+    first_do(monkeypatch, os.link, fail)
+    if isinstance(error, OSError):
+        assert handover.leave("one", through="first")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            handover.leave("one", through="first")
+    assert os.listdir(tmp_path) == []
+
+
+def test_somebody_removes_the_file_once_it_has_been_named(
+    handover: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who claims it finds none, and keeps no descriptor of it."""
+    make(tmp_path / "one")
+    assert handover.leave("one", through="first")
+    before = os.listdir("/proc/self/fd")
+    first_do(monkeypatch, os.stat, lambda: (tmp_path / "mine").unlink())
+    assert handover.claim(MIB, MIB, as_name="mine") is None
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_missing_object_is_none(handover: Handover) -> None:
