@@ -199,6 +199,10 @@ class FilespaceConnector:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
         return FilespaceKey(self._make_key().filename + _AHEAD, -1, "")
 
+    def may_change(self, key: FilespaceKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return key.filename.endswith(_AHEAD)
+
     def put(self, obj: Buffer) -> FilespaceKey:
         """Store an object and return its key."""
         return self.put_frames([obj])
@@ -417,7 +421,7 @@ class FilespaceConnector:
         if self._session.closed:
             raise StoreClosedError("the store has been closed", store=self._place.url)
         match key:
-            case (str(filename), int(nbytes), str(digest)) if _KEY.fullmatch(filename):
+            case FilespaceKey(str(filename), int(nbytes), str(digest)) if _KEY.fullmatch(filename):
                 ahead = filename.endswith(_AHEAD)
                 if (nbytes, digest) == (-1, "") if ahead else nbytes >= 0:
                     return self._file(filename)

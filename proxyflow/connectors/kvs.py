@@ -21,6 +21,7 @@ from proxyflow.connectors.sessionkey import (
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
+    may_change,
 )
 from proxyflow.errors import CorruptObjectError, StoreClosedError
 from proxyflow.storage import kvs
@@ -110,7 +111,11 @@ class KVSConnector(ABC):
 
     def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return self._make_key()
+        return self._make_key.ahead()
+
+    def may_change(self, key: SessionKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return may_change(key)
 
     def new_series(self) -> SessionKeySeries:
         """Return keys by number under which nothing is stored yet."""
@@ -130,7 +135,7 @@ class KVSConnector(ABC):
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object and return its key."""
-        key = self.new_key()
+        key = self._make_key()
         self._write({key: flat(frames)})
         return key
 
@@ -140,7 +145,7 @@ class KVSConnector(ABC):
 
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
-        objects = {self.new_key(): flat(frames) for frames in objs}
+        objects = {self._make_key(): flat(frames) for frames in objs}
         self._write(objects)
         return list(objects)
 

@@ -26,6 +26,7 @@ from proxyflow.connectors.sessionkey import (
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
+    may_change,
 )
 from proxyflow.connectors.tagbloberrors import translated
 from proxyflow.connectors.tagbloblists import SessionLists
@@ -244,7 +245,11 @@ class TagBlobConnector:
 
     def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return self._make_key()
+        return self._make_key.ahead()
+
+    def may_change(self, key: SessionKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return may_change(key)
 
     def new_series(self) -> SessionKeySeries:
         """Return keys by number under which nothing is stored yet."""
@@ -266,7 +271,7 @@ class TagBlobConnector:
 
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
-        keys = [self.new_key() for _ in objs]
+        keys = [self._make_key() for _ in objs]
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 list(pool.map(lambda key, obj: self._write(key, obj, is_new=True), keys, objs))
@@ -278,7 +283,7 @@ class TagBlobConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
-        key = self.new_key()
+        key = self._make_key()
         self._write(key, frames, is_new=True)
         return key
 
