@@ -11,8 +11,9 @@ from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.session import SessionDirectory
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import ConfigError
+from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.storage import kvs
+from proxyflow.storage.kvs.engines.lmdb_reserve import Reserve
 
 __all__ = ["LMDBConnector"]
 
@@ -73,8 +74,15 @@ class LMDBConnector(KVSConnector):
     def _begin(self, url: str) -> SessionDirectory:
         # What dead owners left goes first; opening the database once more costs next to nothing.
         with translated(url), kvs.open(url) as handle:
-            self._sweep(handle, self._owners)
-        return SessionDirectory.create(self._owners)
+            # What cannot be removed now must not keep a new run from starting.
+            with contextlib.suppress(kvs.StorageFullError):
+                self._sweep(handle, self._owners)
+        try:
+            return SessionDirectory.create(self._owners)
+        except StoreFullError:
+            # The database leaves no room for a directory, however little it may hold by now.
+            Reserve(self.path).release()
+            return SessionDirectory.create(self._owners)
 
     @classmethod
     def from_url(cls, url: StoreURL) -> LMDBConnector:
