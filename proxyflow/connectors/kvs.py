@@ -156,9 +156,11 @@ class KVSConnector(ABC):
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key."""
         self._locate(key)
-        self._write({key: flat(frames)})
+        self._write({key: flat(frames)}, replaces=True)
 
-    def _write(self, objects: dict[SessionKey, list[memoryview]]) -> None:
+    def _write(
+        self, objects: dict[SessionKey, list[memoryview]], *, replaces: bool = False
+    ) -> None:
         self._check_open()
         for session in {key.session for key in objects}:
             mine = {key: pieces for key, pieces in objects.items() if key.session == session}
@@ -168,6 +170,8 @@ class KVSConnector(ABC):
                 kvs.KVSTxn(self._handle, namespace=namespace_of(session)) as transaction,
             ):
                 for key, pieces in mine.items():
+                    if replaces:
+                        transaction.unlink(_parts(key))
                     self._stage(transaction, key, pieces)
 
     def _stage(self, transaction: kvs.KVSTxn, key: SessionKey, pieces: list[memoryview]) -> None:
@@ -176,7 +180,6 @@ class KVSConnector(ABC):
         if nbytes <= _INLINE:
             transaction.put_parts(_object(key), [head, *pieces])
             return
-        transaction.unlink(_parts(key))
         for number, part in enumerate(cut(pieces, self.part)):
             transaction.put_parts(f"{_parts(key)}.{number}", part)
         transaction.put_parts(_object(key), [head])

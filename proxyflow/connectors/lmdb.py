@@ -73,10 +73,10 @@ class LMDBConnector(KVSConnector):
 
     def _begin(self, url: str) -> SessionDirectory:
         # What dead owners left goes first; opening the database once more costs next to nothing.
-        with translated(url), kvs.open(url) as handle:
-            # What cannot be removed now must not keep a new run from starting.
-            with contextlib.suppress(kvs.StorageFullError):
-                self._sweep(handle, self._owners)
+        # What cannot be removed now must not keep a new run from starting.
+        full = contextlib.suppress(kvs.StorageFullError)
+        with translated(url), kvs.open(url) as handle, full:
+            self._sweep(handle, self._owners)
         try:
             return SessionDirectory.create(self._owners)
         except StoreFullError:
