@@ -141,6 +141,19 @@ def test_an_object_that_is_moved_all_the_time_is_found(connector: MaildirConnect
         moving.result()
 
 
+def test_an_object_set_again_while_it_is_claimed_is_evicted_whole(
+    connector: MaildirConnector,
+) -> None:
+    """The old value, which is with whoever claimed it, must not come back."""
+    key = connector.new_key()
+    connector.set(key, b"old")
+    assert connector.queue.claim() is not None
+    connector.set(key, b"new")
+    connector.evict(key)
+    assert connector.get(key) is None
+    assert list(connector.scan()) == []
+
+
 def test_claims_of_the_dead_come_back(connector: MaildirConnector) -> None:
     connector.put(b"x")
     process = multiprocessing.get_context("fork").Process(target=connector.queue.claim)
