@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 
 import proxyflow
 from proxyflow import Proxy, Store, extract, get_factory, is_resolved, proxied
-from proxyflow.errors import InvalidKeyError, ObjectNotFoundError
+from proxyflow.errors import InvalidKeyError, ObjectNotFoundError, StoreClosedError
 from proxyflow_futures import ProxyExecutor
 from tests.stores import any_store_url
 
@@ -139,6 +139,16 @@ def test_a_future_evicted_and_set_again_has_the_new_result(any_store_url: str) -
             future.set_result(value)
             assert future.result() == pool.submit(future.result).result() == value
             future.evict()
+
+
+def test_a_wait_for_an_object_of_another_session_ends_with_that(any_store_url: str) -> None:
+    with Store(any_store_url) as store, ThreadPoolExecutor(1) as pool:
+        with Store(any_store_url) as other:
+            key = other.new_key()
+            assert not store.wait(key, 0.1)
+            waiting = pool.submit(store.wait, key, 60)
+        with pytest.raises(StoreClosedError):
+            waiting.result()
 
 
 @pytest.mark.parametrize("key", [[1], ("a", []), {}])

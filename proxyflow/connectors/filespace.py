@@ -259,9 +259,10 @@ class FilespaceConnector:
                 fs.write_buffers(path, frames)
             except FileNotFoundError:
                 raise self._session.ended(filename) from None
+            if filename.endswith(_AHEAD):
+                # Not looked at: it may have been evicted by now.
+                return FilespaceKey(filename, -1, "")
             content = fs.content(path)
-        if filename.endswith(_AHEAD):
-            return FilespaceKey(filename, -1, "")
         return FilespaceKey(filename, content.size, content.digest)
 
     def _publish(self, filename: str) -> None:
@@ -319,8 +320,9 @@ class FilespaceConnector:
             if self.exists(key):
                 return True
             with translated(self._place.url, key):
-                if not self._filespace().fs.dir_exists(self._session.path):
-                    raise self._session.ended(key)
+                session = key.filename.partition(".")[0]
+                if not self._filespace().fs.dir_exists(self._place.session(session)):
+                    raise self._session.ended(key, session)
             return False
 
         if there():

@@ -33,6 +33,7 @@ from proxyflow.connectors.tagbloblists import SessionLists
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
+from proxyflow.periodic import poll
 from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound
 
 __all__ = ["TagBlobConnector", "session_tag"]
@@ -394,6 +395,24 @@ class TagBlobConnector:
         self._locate(key)
         with translated(self._url, key):
             return bool(self._urls(_object_tag(key)))
+
+    def wait(self, key: SessionKey, timeout: float | None = None) -> bool:
+        """Return True once the object exists, False when `timeout` seconds are over.
+
+        Raises
+        ------
+        StoreClosedError
+            If the session ends while waiting: the object cannot come any more.
+        """
+        return poll(lambda: self._has_come(key), timeout)
+
+    def _has_come(self, key: SessionKey) -> bool:
+        if self.exists(key):
+            return True
+        with translated(self._url, key):
+            if not self._ddfs.exists(session_tag(key.session)):
+                raise _ended(key.session, self._url)
+        return False
 
     # -- removing ------------------------------------------------------------------------------
 

@@ -135,6 +135,20 @@ def test_what_keeps_an_object_from_being_published_is_what_is_reported(
     assert len(contents(tmp_path / "hub", 4)) == 1
 
 
+def test_an_object_may_be_evicted_while_it_is_set(connector: FilespaceConnector) -> None:
+    key = connector.new_key()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        FilespaceConnector.from_config(connector.config()) as joined,
+    ):
+        evicting = pool.submit(lambda: [joined.evict(key) for _ in range(300)])
+        while not evicting.done():
+            connector.set(key, b"some bytes")
+        evicting.result()
+    connector.set(key, b"other bytes")
+    assert connector.get(key) == b"other bytes"
+
+
 def test_only_a_hub_in_a_directory_is_mapped(tmp_path: Path) -> None:
     """What comes over a network is compressed and cached instead."""
     with Store(f"filespace://lab/data?hub={tmp_path}/hub") as store:
