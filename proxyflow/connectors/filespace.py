@@ -256,7 +256,7 @@ class FilespaceConnector:
         with translated(self._place.url, filename):
             fs = self._filespace().fs
             try:
-                fs.write_buffers(path, frames)
+                fs.write_buffers(path, frames, replaces=True)
             except FileNotFoundError:
                 raise self._session.ended(filename) from None
             if filename.endswith(_AHEAD):

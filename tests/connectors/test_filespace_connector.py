@@ -141,8 +141,8 @@ def test_an_object_may_be_evicted_while_it_is_set(
     fs = type(connector._filespace().fs)
     write = fs.write_buffers
 
-    def write_and_lose(self: Any, path: str, buffers: Any) -> None:
-        write(self, path, buffers)
+    def write_and_lose(self: Any, path: str, *args: Any, **options: Any) -> None:
+        write(self, path, *args, **options)
         self.delete(path)
 
     key = connector.new_key()
@@ -152,6 +152,25 @@ def test_an_object_may_be_evicted_while_it_is_set(
     assert not connector.exists(key)
     connector.set(key, b"set again")
     assert connector.get(key) == b"set again"
+
+
+def test_of_two_that_set_an_object_at_once_the_later_one_wins(tmp_path: Path) -> None:
+    """And nothing is left of the other one, under whatever name."""
+    hub = str(tmp_path / "hub")
+    with LocalFilespaceConnector(hub, "lab", "data", sync="batch") as connector:
+        other = joined(connector)
+        key = connector.new_key()
+        for round_ in range(3):
+            connector.set(key, b"one")
+            other.set(key, b"two")
+            connector.sync()
+            other.sync()
+            connector.sync()
+            assert connector.get(key) == other.get(key) == b"two", round_
+        names = [entry.name for entry in other._filespace().fs.read_dir(other._session.path)]
+        assert not [name for name in names if "conflicted" in name]
+        assert [stored.key for stored in connector.scan()] == [key]
+        other.close()
 
 
 def test_only_a_hub_in_a_directory_is_mapped(tmp_path: Path) -> None:
