@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from proxyflow.connectors.kvs import KVSConnector, namespace_of, sessions_in
@@ -153,7 +154,7 @@ class LMDBConnector(KVSConnector):
         swept = set(sweep(owners))
         for session in sessions:
             if not os.path.isdir(os.path.join(owners, session)):
-                kvs.namespace_remove(handle, namespace_of(session))
+                _remove(handle, namespace_of(session))
                 swept.add(session)
         return sorted(swept)
 
@@ -161,7 +162,31 @@ class LMDBConnector(KVSConnector):
         owner = self.owner
         self._directory.close()
         if owner and not os.path.isdir(os.path.join(self._owners, self._name)):
-            kvs.namespace_remove(self._handle, namespace_of(self._name))
+            _remove(self._handle, namespace_of(self._name))
+
+
+def _remove(handle: kvs.Handle, namespace: str) -> None:
+    """Remove a session: in one go, or bit by bit where a full disk leaves no room for the list."""
+    try:
+        kvs.namespace_remove(handle, namespace)
+    except kvs.StorageFullError:
+        for key in _values_in(handle, namespace):
+            with kvs.KVSTxn(handle, namespace=namespace) as transaction:
+                transaction.unlink(key)
+        kvs.namespace_remove(handle, namespace)
+
+
+def _values_in(handle: kvs.Handle, namespace: str) -> Iterator[str]:
+    """Yield the keys of all values, those of the objects before those of their parts."""
+    pending = ["p", "o"]
+    while pending:
+        key = pending.pop()
+        try:
+            pending += [f"{key}.{name}" for name in kvs.get_dir(handle, key, namespace)]
+        except kvs.NotDirectoryError:
+            yield key
+        except kvs.KeyNotFoundError:
+            continue
 
 
 def _check_url(url: StoreURL) -> None:

@@ -103,6 +103,25 @@ def test_a_full_disk_keeps_nothing_from_being_removed(tmp_path: Path, nbytes: in
             assert LMDBConnector.sweep_url(StoreURL.parse(f"lmdb://{disk}/store")) == []
 
 
+def test_a_session_too_large_for_one_removal_goes_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of the pages that it frees may need more room than is kept."""
+    remove = kvs.namespace_remove
+
+    def remove_what_is_empty(handle: kvs.Handle, name: str) -> None:
+        if any(kvs.exists(handle, value, name) for value in values):
+            raise kvs.StorageFullError("no room")
+        remove(handle, name)
+
+    with LMDBConnector(str(tmp_path)) as connector:
+        keys = connector.put_batch([b"small", bytes(2_000_000), b"also small"])
+        values = [f"o.{key.name}" for key in keys] + [f"p.{keys[1].name}.0"]
+        monkeypatch.setattr(kvs, "namespace_remove", remove_what_is_empty)
+    with kvs.open(f"lmdb://{tmp_path}") as handle:
+        assert namespace_of(connector.session) not in kvs.namespace_list(handle)
+
+
 _DIES_FULL = """
 import os, sys
 from proxyflow.connectors.lmdb import LMDBConnector
