@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 from proxyflow.connectors.protocol import Buffer
 from proxyflow.forking import renew_in_child
@@ -38,6 +39,7 @@ class PayloadCache:
         """Replace the lock; a thread of the parent may have left the sum half done."""
         # Re-entrant: letting go of one payload may run a finalizer that drops another one.
         self._lock = threading.RLock()
+        self._readings: dict[Hashable, object] = {}
         self.nbytes = sum(map(len, self._entries.values()))
 
     def __len__(self) -> int:
@@ -56,6 +58,27 @@ class PayloadCache:
                 self._entries.move_to_end(key)
             return payload
 
+    @contextmanager
+    def reading(self, key: Hashable) -> Iterator[Callable[[Buffer], None]]:
+        """Yield what adds the payload that is read in the block.
+
+        One whose key is dropped while it is being read is an old one, and not held.
+        """
+        with self._lock:
+            ours = self._readings.setdefault(key, object())
+
+        def add(payload: Buffer) -> None:
+            with self._lock:
+                if self._readings.get(key) is ours:
+                    self.add(key, payload)
+
+        try:
+            yield add
+        finally:
+            with self._lock:
+                if self._readings.get(key) is ours:
+                    del self._readings[key]
+
     def add(self, key: Hashable, payload: Buffer) -> None:
         """Hold a payload, letting go of the least recently used ones; too large a one is not."""
         size = len(payload)
@@ -69,8 +92,9 @@ class PayloadCache:
                 self._drop(next(iter(self._entries)))
 
     def drop(self, key: Hashable) -> None:
-        """Let go of a payload."""
+        """Let go of a payload, and do not hold what is being read of it now."""
         with self._lock:
+            self._readings.pop(key, None)
             self._drop(key)
 
     def clear(self) -> None:

@@ -128,6 +128,8 @@ class WaitingFactory(StoreFactory):
                 key=self.key,
                 remedy="check that the task that sets it runs, or give the future more time",
             )
+        # A future that was evicted can be set anew, and not every connector can tell.
+        store.forget(self.key)
         outcome = _fetch(self.recipe, self.key)
         return outcome.unwrap()
 

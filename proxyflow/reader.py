@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from weakref import WeakSet
 
 from proxyflow.cache import PayloadCache
-from proxyflow.connectors.protocol import Buffer, Connector, FreshReader, Key
+from proxyflow.connectors.protocol import Buffer, ChangeTeller, Connector, FreshReader, Key
 from proxyflow.errors import StoreError
 from proxyflow.forking import renew_in_child
 from proxyflow.periodic import Periodic
@@ -24,7 +25,8 @@ class CachingReader:
     """Gets payloads, keeping up to `capacity` bytes of them for the next reader.
 
     What a reader gets is its own, to be written to. So keeping a payload costs a copy: a large one
-    is kept only when it is asked for a second time.
+    is kept only when it is asked for a second time. An object that another process may replace is
+    never kept, where the connector can tell: that a key exists says nothing of what lies there.
 
     Parameters
     ----------
@@ -50,41 +52,54 @@ class CachingReader:
         self.cache = PayloadCache(capacity)
         self._connector = connector
         self._fresh = connector if isinstance(connector, FreshReader) else None
+        self._may_change: Callable[[Key], bool] = (
+            connector.may_change if isinstance(connector, ChangeTeller) else lambda key: False
+        )
         # Large ones that were read once; the oldest is forgotten first.
         self._seen: deque[Key] = deque(maxlen=_REMEMBERED)
 
     def get(self, key: Key) -> memoryview | None:
         """Return the payload, in memory of the caller's own; None if it is missing."""
+        if not _is_hashable(key):
+            # For the connector to refuse.
+            found = self._connector.get(key)
+            return None if found is None else memoryview(bytearray(found))
         held = self.cache.get(key)
         if held is None:
-            return self._read(key)
+            with self.cache.reading(key) as keep:
+                return self._read(key, keep)
         if self._connector.exists(key):
             return memoryview(bytearray(held))
         self.cache.drop(key)
         return None
 
-    def _read(self, key: Key) -> memoryview | None:
+    def forget(self, key: Key) -> None:
+        """Let go of an object that has been replaced or removed."""
+        if _is_hashable(key):
+            self.cache.drop(key)
+
+    def _read(self, key: Key, keep: Callable[[Buffer], None]) -> memoryview | None:
         if self._fresh is None:
             payload = self._connector.get(key)
-            if payload is not None:
-                self._keep(key, payload)
+            if payload is not None and not self._may_change(key):
+                self._keep(keep, payload)
             return None if payload is None else memoryview(bytearray(payload))
         view = self._fresh.get_fresh(key)
         if view is not None and self._is_worth_a_copy(key, view.nbytes):
-            self._keep(key, bytes(view))
+            self._keep(keep, bytes(view))
         return view
 
     def _is_worth_a_copy(self, key: Key, nbytes: int) -> bool:
-        if not nbytes <= self.cache.capacity:
+        if not nbytes <= self.cache.capacity or self._may_change(key):
             return False
         if nbytes < _LARGE or key in self._seen:
             return True
         self._seen.append(key)
         return False
 
-    def _keep(self, key: Key, payload: Buffer) -> None:
+    def _keep(self, keep: Callable[[Buffer], None], payload: Buffer) -> None:
         if self.cache.capacity:
-            self.cache.add(key, payload)
+            keep(payload)
             _readers.watch(self)
 
     def drop_evicted(self) -> bool:
@@ -93,6 +108,14 @@ class CachingReader:
             if not self._connector.exists(key):
                 self.cache.drop(key)
         return bool(self.cache.nbytes)
+
+
+def _is_hashable(key: Key) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 class _Readers:

@@ -268,8 +268,11 @@ class Store:
         """Remove the object; removing a missing one is no error."""
         self._check_open()
         started = perf_counter()
-        self._reader.cache.drop(key)
-        self.connector.evict(key)
+        try:
+            self.connector.evict(key)
+        finally:
+            # Afterwards: who reads in the meantime would put it back.
+            self._reader.forget(key)
         self.stats.record("evict", started)
 
     def put_batch(self, objs: Iterable[Any]) -> list[Key]:
@@ -506,13 +509,20 @@ class Store:
         return serialize(obj, compress=self._compression.wanted, secret=self._secret)
 
     def write(self, payload: Payload, key: Key = None) -> Key:
-        """Store frames, under a key from :meth:`new_key` if one is given, and return the key."""
+        """Store frames, under a key from :meth:`new_key` if one is given, and return the key.
+
+        What has been stored under that key before is replaced. Other processes may go on serving
+        what they have read under a key that :meth:`put` returned.
+        """
         self._check_open()
         started = perf_counter()
         if key is None:
             key = self._writer.put(payload)
         else:
-            self._writer.set(key, payload)
+            try:
+                self._writer.set(key, payload)
+            finally:
+                self._reader.forget(key)
         seconds = self.stats.record("put", started, payload.nbytes)
         self._compression.link.add(payload.nbytes, seconds)
         note(self, [key])
@@ -546,6 +556,10 @@ class Store:
         if isinstance(self.connector, KeyWaiter):
             return self.connector.wait(key, timeout)
         return poll(lambda: self.exists(key), timeout)
+
+    def forget(self, key: Key) -> None:
+        """Read an object from the store the next time: it may have been replaced there."""
+        self._reader.forget(key)
 
     def _read(self, key: Key) -> Buffer | None:
         self._check_open()

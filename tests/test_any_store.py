@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 
 import proxyflow
 from proxyflow import Proxy, Store, extract, get_factory, is_resolved, proxied
-from proxyflow.errors import ObjectNotFoundError
+from proxyflow.errors import InvalidKeyError, ObjectNotFoundError, StoreClosedError
 from proxyflow_futures import ProxyExecutor
 from tests.stores import any_store_url
 
@@ -64,6 +65,10 @@ def doubled(value: Any) -> Any:
 
 def fail(value: Any) -> None:
     raise ValueError("no")
+
+
+def got(store: Store, key: Any) -> Any:
+    return store.get(key)
 
 
 def look(proxy: Any) -> tuple[bool, float]:
@@ -114,6 +119,53 @@ def test_a_future_is_waited_for(any_store_url: str) -> None:
         setter.start()
         assert extract(future.proxy()).sum() == array().sum()
         setter.join()
+
+
+def test_an_object_set_again_is_the_new_one(any_store_url: str) -> None:
+    """To who has read the old one in this process or in another, whatever each of them keeps."""
+    with Store(any_store_url) as store, ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        key = store.new_key()
+        for value in ("first", "second", "third"):
+            store.write(store.encode(value), key)
+            assert (store.get(key), store.get_batch([key])) == (value, [value])
+            assert pool.submit(got, store, key).result() == value
+            assert pool.submit(got, store, key).result() == value
+
+
+def test_a_future_evicted_and_set_again_has_the_new_result(any_store_url: str) -> None:
+    with Store(any_store_url) as store, ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        future = store.future(timeout=30)
+        for value in ("first", "second"):
+            future.set_result(value)
+            assert future.result() == pool.submit(future.result).result() == value
+            future.evict()
+
+
+def test_a_wait_for_an_object_of_another_session_ends_with_that(any_store_url: str) -> None:
+    with Store(any_store_url) as store, ThreadPoolExecutor(1) as pool:
+        with Store(any_store_url) as other:
+            key = other.new_key()
+            assert not store.wait(key, 0.1)
+            waiting = pool.submit(store.wait, key, 60)
+        with pytest.raises(StoreClosedError):
+            waiting.result()
+
+
+@pytest.mark.parametrize("key", [[1], ("a", []), {}])
+def test_a_key_that_cannot_be_hashed_is_refused(any_store_url: str, key: Any) -> None:
+    with Store(any_store_url) as store:
+        for operation in (store.get, store.evict):
+            with pytest.raises(InvalidKeyError):
+                operation(key)
+
+
+def test_the_parts_of_a_key_are_it_or_are_refused(any_store_url: str) -> None:
+    """As they may come out of a pickle."""
+    with Store(any_store_url) as store:
+        parts = tuple(store.put("value"))
+        for operation in (store.exists, store.get, store.evict):
+            with contextlib.suppress(InvalidKeyError):
+                assert operation(parts) in (True, "value", None)
 
 
 # -- executors ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from proxystore.connectors.file import FileConnector as PeerFileConnector
 
 from proxyflow import Store
 from proxyflow.cache import PayloadCache
+from proxyflow.future import Outcome
 from proxyflow.periodic import poll
 from proxyflow.reader import CachingReader
 from tests.processes import LONG
@@ -26,10 +27,14 @@ class Counting(PeerFileConnector):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.moved = 0
+        self.meanwhile: Callable[[], Any] = lambda: None
 
     def get(self, key: Any) -> Any:
         self.moved += 1
-        return super().get(key)
+        data = super().get(key)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return data
 
 
 @pytest.fixture
@@ -105,6 +110,30 @@ def test_what_another_process_evicts_is_not_served_any_more(connector: Counting)
         store.get(other)
         store.evict(other)
         assert store.get(other, "gone") == "gone"
+
+
+def test_what_is_replaced_while_it_is_read_is_not_kept(connector: Counting) -> None:
+    """A reader that began before may end after, with the old bytes in its hands."""
+    with Store(connector=connector) as store:
+        key = store.put("old")
+        for change in (lambda: store.write(store.encode("new"), key), lambda: store.evict(key)):
+            connector.meanwhile = change
+            assert store.get(key) is not None
+            assert len(store._reader.cache) == 0
+        store.write(store.encode("newest"), key)
+        assert store.get(key) == "newest"
+
+
+def test_a_future_of_a_connector_that_cannot_tell_is_read_anew(connector: Counting) -> None:
+    with Store(connector=connector) as store:
+        future = store.future(timeout=LONG)
+        future.set_result("first")
+        assert future.result() == "first"
+        # As another process would.
+        another = Counting(connector.store_dir)
+        another.evict(future.key)
+        another.set(future.key, b"".join(store.encode(Outcome("second", None)).frames))
+        assert future.result() == "second"
 
 
 def test_a_cache_is_empty_soon_after_its_objects_are_evicted(connector: Counting) -> None:

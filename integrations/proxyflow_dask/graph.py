@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dask.utils import funcname
@@ -112,9 +114,7 @@ class Packing:
         owner = self._owner
         place = None
         if wants_result:
-            place = ResultPlace(
-                owner.store.recipe, owner.store.new_key(), self._rules.policy.nbytes
-            )
+            place = ResultPlace(owner.store.recipe, self._new_key(), self._rules.policy.nbytes)
         objects = [lease.key for lease in task.leases]
         ticket = owner.issue(task.leases, None if place is None else place.key)
         self.tickets[key] = ticket
@@ -122,6 +122,16 @@ class Packing:
             objects.append(place.key)
         function = self._pickled(packed.func) if type(packed) is Task else None
         return Packed.of(packed, function, _name(node), owner.session, ticket, objects, place)
+
+    @functools.cached_property
+    def _new_key(self) -> Callable[[], Key]:
+        """Makes the key of a result."""
+        store = self._owner.store
+        series = store.new_series()
+        if series is None:
+            return store.new_key
+        # Of these each is set once, so who reads a result may cache it.
+        return map(series, itertools.count()).__next__
 
     # -- values --------------------------------------------------------------------------------
 

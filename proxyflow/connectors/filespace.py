@@ -199,6 +199,10 @@ class FilespaceConnector:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
         return FilespaceKey(self._make_key().filename + _AHEAD, -1, "")
 
+    def may_change(self, key: FilespaceKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return key.filename.endswith(_AHEAD)
+
     def put(self, obj: Buffer) -> FilespaceKey:
         """Store an object and return its key."""
         return self.put_frames([obj])
@@ -255,12 +259,13 @@ class FilespaceConnector:
         with translated(self._place.url, filename):
             fs = self._filespace().fs
             try:
-                fs.write_buffers(path, frames)
+                fs.write_buffers(path, frames, replaces=True)
             except FileNotFoundError:
                 raise self._session.ended(filename) from None
+            if filename.endswith(_AHEAD):
+                # Not looked at: it may have been evicted by now.
+                return FilespaceKey(filename, -1, "")
             content = fs.content(path)
-        if filename.endswith(_AHEAD):
-            return FilespaceKey(filename, -1, "")
         return FilespaceKey(filename, content.size, content.digest)
 
     def _publish(self, filename: str) -> None:
@@ -318,8 +323,9 @@ class FilespaceConnector:
             if self.exists(key):
                 return True
             with translated(self._place.url, key):
-                if not self._filespace().fs.dir_exists(self._session.path):
-                    raise self._session.ended(key)
+                session = key.filename.partition(".")[0]
+                if not self._filespace().fs.dir_exists(self._place.session(session)):
+                    raise self._session.ended(key, session)
             return False
 
         if there():
@@ -420,7 +426,7 @@ class FilespaceConnector:
         if self._session.closed:
             raise StoreClosedError("the store has been closed", store=self._place.url)
         match key:
-            case (str(filename), int(nbytes), str(digest)) if _KEY.fullmatch(filename):
+            case FilespaceKey(str(filename), int(nbytes), str(digest)) if _KEY.fullmatch(filename):
                 ahead = filename.endswith(_AHEAD)
                 if (nbytes, digest) == (-1, "") if ahead else nbytes >= 0:
                     return self._file(filename)

@@ -258,10 +258,10 @@ class SessionFolder:
         """Whether this object ends the session; never true in a forked child."""
         return self._lock is not None and self._pid == os.getpid()
 
-    def ended(self, key: object = None) -> StoreClosedError:
-        """Return the error of a session whose folder is gone."""
+    def ended(self, key: object = None, session: str | None = None) -> StoreClosedError:
+        """Return the error of a session, by default this one, whose folder is gone."""
         return StoreClosedError(
-            f"session {self.name} has ended: its folder is gone",
+            f"session {session or self.name} has ended: its folder is gone",
             store=self.link.place.url,
             key=key,
             remedy="keep the store that started the run open until its tasks are done",

@@ -21,6 +21,7 @@ from proxyflow.connectors.sessionkey import (
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
+    may_change,
 )
 from proxyflow.errors import CorruptObjectError, StoreClosedError
 from proxyflow.storage import kvs
@@ -110,7 +111,11 @@ class KVSConnector(ABC):
 
     def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return self._make_key()
+        return self._make_key.ahead()
+
+    def may_change(self, key: SessionKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return may_change(key)
 
     def new_series(self) -> SessionKeySeries:
         """Return keys by number under which nothing is stored yet."""
@@ -130,7 +135,7 @@ class KVSConnector(ABC):
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object and return its key."""
-        key = self.new_key()
+        key = self._make_key()
         self._write({key: flat(frames)})
         return key
 
@@ -140,7 +145,7 @@ class KVSConnector(ABC):
 
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
-        objects = {self.new_key(): flat(frames) for frames in objs}
+        objects = {self._make_key(): flat(frames) for frames in objs}
         self._write(objects)
         return list(objects)
 
@@ -151,9 +156,11 @@ class KVSConnector(ABC):
     def set_frames(self, key: SessionKey, frames: Sequence[Buffer]) -> None:
         """Store the pieces as one object under a key."""
         self._locate(key)
-        self._write({key: flat(frames)})
+        self._write({key: flat(frames)}, replaces=True)
 
-    def _write(self, objects: dict[SessionKey, list[memoryview]]) -> None:
+    def _write(
+        self, objects: dict[SessionKey, list[memoryview]], *, replaces: bool = False
+    ) -> None:
         self._check_open()
         for session in {key.session for key in objects}:
             mine = {key: pieces for key, pieces in objects.items() if key.session == session}
@@ -163,6 +170,8 @@ class KVSConnector(ABC):
                 kvs.KVSTxn(self._handle, namespace=namespace_of(session)) as transaction,
             ):
                 for key, pieces in mine.items():
+                    if replaces:
+                        transaction.unlink(_parts(key))
                     self._stage(transaction, key, pieces)
 
     def _stage(self, transaction: kvs.KVSTxn, key: SessionKey, pieces: list[memoryview]) -> None:
@@ -171,7 +180,6 @@ class KVSConnector(ABC):
         if nbytes <= _INLINE:
             transaction.put_parts(_object(key), [head, *pieces])
             return
-        transaction.unlink(_parts(key))
         for number, part in enumerate(cut(pieces, self.part)):
             transaction.put_parts(f"{_parts(key)}.{number}", part)
         transaction.put_parts(_object(key), [head])

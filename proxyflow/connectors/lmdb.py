@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from proxyflow.connectors.kvs import KVSConnector, namespace_of, sessions_in
@@ -11,8 +12,9 @@ from proxyflow.connectors.kvserrors import translated
 from proxyflow.connectors.session import SessionDirectory
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
-from proxyflow.errors import ConfigError
+from proxyflow.errors import ConfigError, StoreFullError
 from proxyflow.storage import kvs
+from proxyflow.storage.kvs.engines.lmdb_reserve import Reserve
 
 __all__ = ["LMDBConnector"]
 
@@ -72,9 +74,16 @@ class LMDBConnector(KVSConnector):
 
     def _begin(self, url: str) -> SessionDirectory:
         # What dead owners left goes first; opening the database once more costs next to nothing.
-        with translated(url), kvs.open(url) as handle:
+        # What cannot be removed now must not keep a new run from starting.
+        full = contextlib.suppress(kvs.StorageFullError)
+        with translated(url), kvs.open(url) as handle, full:
             self._sweep(handle, self._owners)
-        return SessionDirectory.create(self._owners)
+        try:
+            return SessionDirectory.create(self._owners)
+        except StoreFullError:
+            # The database leaves no room for a directory, however little it may hold by now.
+            Reserve(self.path).release()
+            return SessionDirectory.create(self._owners)
 
     @classmethod
     def from_url(cls, url: StoreURL) -> LMDBConnector:
@@ -145,7 +154,7 @@ class LMDBConnector(KVSConnector):
         swept = set(sweep(owners))
         for session in sessions:
             if not os.path.isdir(os.path.join(owners, session)):
-                kvs.namespace_remove(handle, namespace_of(session))
+                _remove(handle, namespace_of(session))
                 swept.add(session)
         return sorted(swept)
 
@@ -153,7 +162,31 @@ class LMDBConnector(KVSConnector):
         owner = self.owner
         self._directory.close()
         if owner and not os.path.isdir(os.path.join(self._owners, self._name)):
-            kvs.namespace_remove(self._handle, namespace_of(self._name))
+            _remove(self._handle, namespace_of(self._name))
+
+
+def _remove(handle: kvs.Handle, namespace: str) -> None:
+    """Remove a session: in one go, or bit by bit where a full disk leaves no room for the list."""
+    try:
+        kvs.namespace_remove(handle, namespace)
+    except kvs.StorageFullError:
+        for key in _values_in(handle, namespace):
+            with kvs.KVSTxn(handle, namespace=namespace) as transaction:
+                transaction.unlink(key)
+        kvs.namespace_remove(handle, namespace)
+
+
+def _values_in(handle: kvs.Handle, namespace: str) -> Iterator[str]:
+    """Yield the keys of all values, those of the objects before those of their parts."""
+    pending = ["p", "o"]
+    while pending:
+        key = pending.pop()
+        try:
+            pending += [f"{key}.{name}" for name in kvs.get_dir(handle, key, namespace)]
+        except kvs.NotDirectoryError:
+            yield key
+        except kvs.KeyNotFoundError:
+            continue
 
 
 def _check_url(url: StoreURL) -> None:

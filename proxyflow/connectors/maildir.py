@@ -32,7 +32,12 @@ from proxyflow.connectors.maildirtopic import MaildirTopic, streamed_objects
 from proxyflow.connectors.others import OtherSessions
 from proxyflow.connectors.protocol import Buffer, StoredObject
 from proxyflow.connectors.root import as_directory, check_local
-from proxyflow.connectors.session import SessionDirectory, SessionHold
+from proxyflow.connectors.session import (
+    SESSION_NAME,
+    SessionDirectory,
+    SessionHold,
+    open_directory,
+)
 from proxyflow.connectors.sweep import sweep
 from proxyflow.connectors.url import StoreURL
 from proxyflow.connectors.waiting import wait_in
@@ -42,7 +47,8 @@ from proxyflow.errors import (
     StoreClosedError,
     StoreUnreachableError,
 )
-from proxyflow.storage.maildir import FileStore
+from proxyflow.storage.fileio import Descriptor
+from proxyflow.storage.maildir import FileStore, MaildirError
 
 __all__ = ["MaildirConnector", "MaildirKey"]
 
@@ -76,6 +82,25 @@ class _Session:
             if place is not None:
                 place.close()
         self.directory.close(remove=remove)
+
+
+def _sweep(root: str) -> list[str]:
+    """Remove what dead owners left, and of the living what their dead workers were writing."""
+    swept = sweep(root)
+    for name in os.listdir(root) if os.path.isdir(root) else []:
+        if SESSION_NAME.fullmatch(name):
+            # Another user's, about to come or go, or somebody else removes the same: for later.
+            with contextlib.suppress(OSError, MaildirError):
+                _remove_partial(os.path.join(root, name))
+    return swept
+
+
+def _remove_partial(path: str) -> None:
+    directory = Descriptor(open_directory(path))
+    # Claims are not given back: that is for who uses the queue.
+    for place in (FileStore(path, directory=directory), streamed_objects(directory, path)):
+        if place is not None:
+            place.remove_partial()
 
 
 class MaildirConnector:
@@ -142,7 +167,7 @@ class MaildirConnector:
     def _start(self) -> _Session:
         # What cannot be removed now must not keep a new run from starting.
         with contextlib.suppress(StoreUnreachableError):
-            sweep(self.store_dir)
+            _sweep(self.store_dir)
         directory = SessionDirectory.create(
             self.store_dir, keep=not self.clear, durable=self.durable
         )
@@ -185,7 +210,7 @@ class MaildirConnector:
     def sweep_url(url: StoreURL) -> list[str]:
         """Remove what dead owners left in the directory `url` names; opens no session."""
         check_local(url, _OPTIONS)
-        return sweep(url.path)
+        return _sweep(url.path)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owner else "joined"
@@ -353,7 +378,7 @@ class MaildirConnector:
 
     def sweep(self) -> list[str]:
         """Remove the sessions in this directory whose owner is dead and return their names."""
-        return sweep(self.store_dir)
+        return _sweep(self.store_dir)
 
     def close(self, clear: bool | None = None) -> None:
         """End the session if this connector owns it, else just let go of it.

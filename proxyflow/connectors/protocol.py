@@ -18,6 +18,7 @@ from proxyflow.storage.copying import Source
 __all__ = [
     "Addressable",
     "Buffer",
+    "ChangeTeller",
     "Connector",
     "DeferrableConnector",
     "FileOpener",
@@ -182,6 +183,15 @@ class FreshReader(Protocol):
 
     def get_fresh(self, key: Key) -> memoryview | None:
         """Return the object in memory that nobody else has, writable; None if it is missing."""
+        ...
+
+
+@runtime_checkable
+class ChangeTeller(Protocol):
+    """Tells which objects may be replaced: those are not cached where they are read."""
+
+    def may_change(self, key: Key) -> bool:
+        """Return whether the object of this key may become another one; asks nobody."""
         ...
 
 

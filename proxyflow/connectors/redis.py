@@ -31,6 +31,7 @@ from proxyflow.connectors.sessionkey import (
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
+    may_change,
 )
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, CorruptObjectError
@@ -174,7 +175,11 @@ class RedisConnector:
 
     def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return self._make_key()
+        return self._make_key.ahead()
+
+    def may_change(self, key: SessionKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return may_change(key)
 
     def new_series(self) -> SessionKeySeries:
         """Return keys by number under which nothing is stored yet."""
@@ -202,7 +207,7 @@ class RedisConnector:
 
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
-        objects = {self.new_key(): flat(frames) for frames in objs}
+        objects = {self._make_key(): flat(frames) for frames in objs}
         self._write(objects, _heads(objects))
         return list(objects)
 

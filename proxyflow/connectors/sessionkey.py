@@ -7,6 +7,7 @@ is refused before it gets near the store.
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any, NamedTuple
 
 from proxyflow.connectors.filekey import OBJECT_NAME
@@ -14,7 +15,12 @@ from proxyflow.connectors.session import SESSION_NAME, new_name
 from proxyflow.errors import InvalidKeyError
 from proxyflow.forking import renew_in_child
 
-__all__ = ["SessionKey", "SessionKeyMaker", "SessionKeySeries", "check_key"]
+__all__ = ["SessionKey", "SessionKeyMaker", "SessionKeySeries", "check_key", "may_change"]
+
+# A name made before its object is told by its end: who reads the object knows that it may be
+# replaced. Those of a series are for results, each of which is set once.
+_AHEAD = "w"
+_NAME = re.compile(rf"{OBJECT_NAME.pattern}{_AHEAD}?")
 
 
 class SessionKey(NamedTuple):
@@ -72,6 +78,8 @@ class SessionKeyMaker:
     >>> make = SessionKeyMaker("k3v5qa2mbx")
     >>> make() != make()
     True
+    >>> may_change(make()), may_change(make.ahead())
+    (False, True)
     """
 
     def __init__(self, session: str) -> None:
@@ -88,6 +96,15 @@ class SessionKeyMaker:
         """Return a new key."""
         # A series of its own, written out: many small objects are put by the thousand.
         return SessionKey(self._session, f"{self._prefix}{next(self._count):08x}")
+
+    def ahead(self) -> SessionKey:
+        """Return a new key that is made before its object."""
+        return SessionKey(self._session, f"{self._prefix}{next(self._count):08x}{_AHEAD}")
+
+
+def may_change(key: SessionKey) -> bool:
+    """Return whether the object of a key may be replaced by another one."""
+    return key.name.endswith(_AHEAD)
 
 
 def check_key(key: Any, store: str) -> None:
@@ -107,10 +124,9 @@ def check_key(key: Any, store: str) -> None:
     proxyflow.errors.InvalidKeyError: not a key of this store; store redis://host; key ...
     """
     if not (
-        isinstance(key, tuple)
-        and len(key) == 2
+        isinstance(key, SessionKey)
         and all(isinstance(part, str) for part in key)
-        and SESSION_NAME.fullmatch(key[0])
-        and OBJECT_NAME.fullmatch(key[1])
+        and SESSION_NAME.fullmatch(key.session)
+        and _NAME.fullmatch(key.name)
     ):
         raise InvalidKeyError("not a key of this store", store=store, key=key)

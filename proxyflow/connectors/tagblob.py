@@ -26,12 +26,14 @@ from proxyflow.connectors.sessionkey import (
     SessionKeyMaker,
     SessionKeySeries,
     check_key,
+    may_change,
 )
 from proxyflow.connectors.tagbloberrors import translated
 from proxyflow.connectors.tagbloblists import SessionLists
 from proxyflow.connectors.url import StoreURL
 from proxyflow.errors import ConfigError, StoreClosedError
 from proxyflow.forking import renew_in_child
+from proxyflow.periodic import poll
 from proxyflow.storage.tagblob import DDFS, Blob, TagNotFound, Unauthorized
 from proxyflow.storage.tagblob.embedded import EmbeddedEngine
 
@@ -252,7 +254,11 @@ class TagBlobConnector:
 
     def new_key(self, obj: Buffer | None = None) -> SessionKey:
         """Return a key under which nothing is stored yet; `obj` is not looked at."""
-        return self._make_key()
+        return self._make_key.ahead()
+
+    def may_change(self, key: SessionKey) -> bool:
+        """Return whether the object of a key may be replaced: it was made before the object."""
+        return may_change(key)
 
     def new_series(self) -> SessionKeySeries:
         """Return keys by number under which nothing is stored yet."""
@@ -274,7 +280,7 @@ class TagBlobConnector:
 
     def put_frames_batch(self, objs: Sequence[Sequence[Buffer]]) -> list[SessionKey]:
         """Store several objects, each given in pieces, as `put_batch` does."""
-        keys = [self.new_key() for _ in objs]
+        keys = [self._make_key() for _ in objs]
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 list(pool.map(lambda key, obj: self._write(key, obj, is_new=True), keys, objs))
@@ -286,7 +292,7 @@ class TagBlobConnector:
 
     def put_frames(self, frames: Sequence[Buffer]) -> SessionKey:
         """Store the pieces as one object, without joining them, and return its key."""
-        key = self.new_key()
+        key = self._make_key()
         self._write(key, frames, is_new=True)
         return key
 
@@ -400,6 +406,24 @@ class TagBlobConnector:
         self._locate(key)
         with translated(self._url, key):
             return bool(self._urls(_object_tag(key)))
+
+    def wait(self, key: SessionKey, timeout: float | None = None) -> bool:
+        """Return True once the object exists, False when `timeout` seconds are over.
+
+        Raises
+        ------
+        StoreClosedError
+            If the session ends while waiting: the object cannot come any more.
+        """
+        return poll(lambda: self._has_come(key), timeout)
+
+    def _has_come(self, key: SessionKey) -> bool:
+        if self.exists(key):
+            return True
+        with translated(self._url, key):
+            if not self._ddfs.exists(session_tag(key.session)):
+                raise _ended(key.session, self._url)
+        return False
 
     # -- removing ------------------------------------------------------------------------------
 

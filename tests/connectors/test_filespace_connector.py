@@ -135,6 +135,44 @@ def test_what_keeps_an_object_from_being_published_is_what_is_reported(
     assert len(contents(tmp_path / "hub", 4)) == 1
 
 
+def test_an_object_may_be_evicted_while_it_is_set(
+    connector: FilespaceConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = type(connector._filespace().fs)
+    write = fs.write_buffers
+
+    def write_and_lose(self: Any, path: str, *args: Any, **options: Any) -> None:
+        write(self, path, *args, **options)
+        self.delete(path)
+
+    key = connector.new_key()
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "write_buffers", write_and_lose)
+        connector.set(key, b"evicted by another thread")
+    assert not connector.exists(key)
+    connector.set(key, b"set again")
+    assert connector.get(key) == b"set again"
+
+
+def test_of_two_that_set_an_object_at_once_the_later_one_wins(tmp_path: Path) -> None:
+    """And nothing is left of the other one, under whatever name."""
+    hub = str(tmp_path / "hub")
+    with LocalFilespaceConnector(hub, "lab", "data", sync="batch") as connector:
+        other = joined(connector)
+        key = connector.new_key()
+        for round_ in range(3):
+            connector.set(key, b"one")
+            other.set(key, b"two")
+            connector.sync()
+            other.sync()
+            connector.sync()
+            assert connector.get(key) == other.get(key) == b"two", round_
+        names = [entry.name for entry in other._filespace().fs.read_dir(other._session.path)]
+        assert not [name for name in names if "conflicted" in name]
+        assert [stored.key for stored in connector.scan()] == [key]
+        other.close()
+
+
 def test_only_a_hub_in_a_directory_is_mapped(tmp_path: Path) -> None:
     """What comes over a network is compressed and cached instead."""
     with Store(f"filespace://lab/data?hub={tmp_path}/hub") as store:

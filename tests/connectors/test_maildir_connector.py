@@ -141,6 +141,59 @@ def test_an_object_that_is_moved_all_the_time_is_found(connector: MaildirConnect
         moving.result()
 
 
+def test_an_object_set_again_while_it_is_claimed_is_evicted_whole(
+    connector: MaildirConnector,
+) -> None:
+    """The old value, which is with whoever claimed it, must not come back."""
+    key = connector.new_key()
+    connector.set(key, b"old")
+    assert connector.queue.claim() is not None
+    connector.set(key, b"new")
+    connector.evict(key)
+    assert connector.get(key) is None
+    assert list(connector.scan()) == []
+
+
+_DIES_WRITING = """
+import os, sys
+from proxyflow import Store
+store = Store(sys.argv[1])
+rename = os.rename
+
+def publish(partial, *arguments, **options):
+    if "~" in partial:
+        print("written", flush=True)
+        sys.stdin.read()
+    rename(partial, *arguments, **options)
+
+os.rename = publish
+if sys.argv[2] == "stream":
+    store.stream("s").append("x" * 1000)
+else:
+    store.put("x" * 1000)
+"""
+
+
+@pytest.mark.parametrize("what", ["object", "stream"])
+def test_what_a_dead_worker_was_writing_is_swept_from_a_living_session(
+    connector: MaildirConnector, root: Path, what: str
+) -> None:
+    """What a living one is writing, and what the dead has claimed, stays."""
+    connector.put(b"kept")
+    claimed = connector.queue.claim()
+    assert claimed is not None
+    with Running(_DIES_WRITING, connector.url, what) as alive:
+        with Running(_DIES_WRITING, connector.url, what) as dead:
+            assert (alive.line, dead.line) == ("written", "written")
+            dead.kill()
+        partial = [*root.glob("*/tmp/*"), *root.glob("*/streamed/tmp/*")]
+        assert len(partial) == 2
+        assert proxyflow.gc(f"maildir://{root}") == []
+        (left,) = [path for path in partial if path.exists()]
+        assert f",{alive.process.pid:x}," in left.name
+    assert claimed.read() == b"kept"
+
+
 def test_claims_of_the_dead_come_back(connector: MaildirConnector) -> None:
     connector.put(b"x")
     process = multiprocessing.get_context("fork").Process(target=connector.queue.claim)

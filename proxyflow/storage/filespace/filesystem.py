@@ -199,8 +199,12 @@ class Filesystem(ABC):
             If there is no room; the file is as it was before.
         """
 
-    def write_buffers(self, path: Path, buffers: Iterable[Any]) -> None:
-        """Make the concatenation of `buffers` the content of a file; as `write_file`."""
+    def write_buffers(self, path: Path, buffers: Iterable[Any], *, replaces: bool = False) -> None:
+        """Make the concatenation of `buffers` the content of a file; as `write_file`.
+
+        With `replaces`, what another client makes the content at the same time is replaced, where
+        else both would be kept under two names.
+        """
         self.write_file(path, b"".join(buffers))
 
     def content(self, path: Path) -> Content:

@@ -209,14 +209,14 @@ class HubFilesystem(Filesystem):
         """Make `data` the whole content of a file, at once; see `Filesystem.write_file`."""
         self.write_buffers(path, [data])
 
-    def write_buffers(self, path: Path, buffers: Iterable[Any]) -> None:
+    def write_buffers(self, path: Path, buffers: Iterable[Any], *, replaces: bool = False) -> None:
         """Make the concatenation of `buffers` the content of a file without joining them."""
         views = [memoryview(buffer) for buffer in buffers]
         views = [view.cast("B") for view in views if view.nbytes]
         where, _ = self.writable(path)
         content = self.client.contents.store(views, join(where[1:]))
         try:
-            self.assign(path, content)
+            self.assign(path, content, replaces=replaces)
         except BaseException:
             self.client.contents.discard([content])
             raise
@@ -270,7 +270,7 @@ class HubFilesystem(Filesystem):
         return where
 
     @retrying
-    def assign(self, path: Path, content: str) -> None:
+    def assign(self, path: Path, content: str, *, replaces: bool = False) -> None:
         """Give the name `path` to a pending content; the file keeps its identity."""
         self.client.check()
         # What others have changed was brought in before the content was written.
@@ -285,7 +285,8 @@ class HubFilesystem(Filesystem):
             digest=pending.digest,
             modified=pending.modified,
         )
-        self.client.record(Put(where, entry, old.version if old is not None else None))
+        expect = old.version if old is not None else None
+        self.client.record(Put(where, entry, expect, replaces=replaces))
 
     @retrying
     def resolve(self, path: Path) -> Parts:

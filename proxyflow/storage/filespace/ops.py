@@ -19,13 +19,15 @@ __all__ = ["Move", "Op", "Put", "Remove", "decode_op", "encode_op"]
 class Put:
     """Set `path` to `entry`, where the client found `expect` (a version, ``None``: nothing).
 
-    `store` is the data store an external file needs, should another client have removed it.
+    `store` is the data store an external file needs, should another client have removed it. With
+    `replaces` the entry takes the place of a file that others have put there meanwhile.
     """
 
     path: Parts
     entry: Entry
     expect: str | None = None
     store: Entry | None = None
+    replaces: bool = False
 
     @property
     def paths(self) -> tuple[Parts, ...]:

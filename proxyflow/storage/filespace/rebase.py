@@ -3,7 +3,8 @@
 Each change says which version it found. If that is still there it is made as it is; otherwise:
 
 * a file (or link) whose name others gave to something else takes a ``_conflicted`` name, and the
-  client's later changes follow it there; one that others deleted is created again;
+  client's later changes follow it there, unless it was written to replace whatever file is there;
+  one that others deleted is created again;
 * directories of the same name become one directory;
 * removing or moving something others have replaced is given up: theirs stays.
 """
@@ -64,7 +65,7 @@ class Rebase:
         now = self.tree.lookup(path)
         if now is not None and (now.version == entry.version or _merges(now, entry)):
             return
-        if now is not None and now.version != op.expect:
+        if now is not None and now.version != op.expect and not _replaces(op, now):
             path, now = self._conflicted(path), None
         expect = now.version if now is not None else None
         self._make(replace(op, path=path, entry=entry, expect=expect))
@@ -132,6 +133,11 @@ def _merges(now: Entry, entry: Entry) -> bool:
     if now.kind is not entry.kind:
         return False
     return now.kind is Kind.DIR or (now.kind is Kind.STORE and now.config == entry.config)
+
+
+def _replaces(op: Put, now: Entry) -> bool:
+    """Return whether a file was written to replace whatever file is there."""
+    return op.replaces and op.entry.kind is Kind.FILE and now.kind is Kind.FILE
 
 
 def _name(name: str, count: int) -> str:

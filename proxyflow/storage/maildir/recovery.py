@@ -10,12 +10,12 @@ from proxyflow.storage.maildir.message import give_back
 from proxyflow.storage.maildir.sections import Sections
 from proxyflow.storage.maildir.stamp import Stamp, unstamped
 
-__all__ = ["recover"]
+__all__ = ["recover", "remove_partial"]
 
 
 def recover(sections: Sections, lease: float | None) -> int:
     """Return abandoned messages to the waiting ones; remove abandoned partial files."""
-    verdicts = _Verdicts()
+    verdicts = Verdicts()
     returned = 0
     for claim in sections.files("cur"):
         split = unstamped(claim)
@@ -25,13 +25,19 @@ def recover(sections: Sections, lease: float | None) -> int:
         name, stamp = split
         if verdicts.is_dead(stamp) or (lease is not None and stamp.age >= lease):
             returned += _return(sections, claim, name)
+    remove_partial(sections, verdicts)
+    return returned
+
+
+def remove_partial(sections: Sections, verdicts: Verdicts | None = None) -> None:
+    """Remove what dead processes were writing."""
+    verdicts = verdicts or Verdicts()
     for partial in sections.files("tmp"):
         split = unstamped(partial)
         if split is not None and verdicts.is_dead(split[1]):
             # Gone already if another process recovers at the same time.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial, dir_fd=sections.tmp)
-    return returned
 
 
 def _return(sections: Sections, claim: str, name: str) -> bool:
@@ -46,7 +52,7 @@ def _return(sections: Sections, claim: str, name: str) -> bool:
     return True
 
 
-class _Verdicts:
+class Verdicts:
     """One look per process, not one per message: thousands may be claimed by the same."""
 
     def __init__(self) -> None:

@@ -36,8 +36,14 @@ def is_anywhere(sections: Sections, name: str) -> bool:
 
 
 def remove_anywhere(sections: Sections, name: str) -> bool:
-    """Remove the message; return whether there was one."""
-    return bool(_anywhere(sections, name, _remove))
+    """Remove the message; return whether there was one.
+
+    One that was put again while somebody had claimed it stands in two places.
+    """
+    removed = 0
+    while removed < MOST_PASSES and _anywhere(sections, name, _remove):
+        removed += 1
+    return bool(removed)
 
 
 def _is_regular(filename: str, directory: int) -> bool:

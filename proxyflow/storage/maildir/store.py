@@ -20,7 +20,7 @@ from proxyflow.storage.maildir.errors import (
 )
 from proxyflow.storage.maildir.message import Message
 from proxyflow.storage.maildir.names import checked_name, unique_name
-from proxyflow.storage.maildir.recovery import recover
+from proxyflow.storage.maildir.recovery import recover, remove_partial
 from proxyflow.storage.maildir.scan import Stored, scan
 from proxyflow.storage.maildir.search import is_anywhere, open_anywhere, remove_anywhere
 from proxyflow.storage.maildir.sections import SECTIONS, Sections, section_path
@@ -236,6 +236,17 @@ class FileStore(FileAreas):
                 name=name,
             )
         return message
+
+    def remove_partial(self) -> None:
+        """Remove what processes were writing when they died; part of `recover`.
+
+        Raises
+        ------
+        StoreIOError
+            A file cannot be removed.
+        """
+        with io_errors("remove partial files", store=self._path):
+            remove_partial(self._current())
 
     def recover(self, lease: float | None = None) -> int:
         """Return messages of dead consumers to the waiting ones; any process may do so any time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import io
 import mmap
 from collections.abc import Callable
@@ -122,8 +123,9 @@ class FileBlob(io.BufferedReader, Blob):
 
     def __del__(self) -> None:
         # Code written for Disco reads what `pull` yields and lets it go; that is not worth a
-        # ResourceWarning per blob.
-        self.close()
+        # ResourceWarning per blob. One whose file was gone cannot even be closed.
+        with contextlib.suppress(ValueError):
+            self.close()
 
     def __len__(self) -> int:
         return self._length

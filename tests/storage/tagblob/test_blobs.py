@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
@@ -502,3 +503,11 @@ def test_a_missing_input_is_the_operating_systems_error(local: DDFS) -> None:
         local.chunk("data", ["/nonexistent/input"])
     with pytest.raises(FileNotFoundError):
         local.chunk("data", [os.fspath("/nonexistent/input")])
+
+
+def test_a_blob_whose_file_is_gone_is_one_error(tmp_path: Path, capfd: Any) -> None:
+    """Nothing is printed besides when what could not be opened is let go of."""
+    with pytest.raises(FileNotFoundError):
+        blobs.FileBlob(str(tmp_path / "gone"), "url", blobs.Digest(0, ""))
+    gc.collect()
+    assert capfd.readouterr().err == ""

@@ -19,13 +19,13 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from proxyflow.storage.kvs import entries
 from proxyflow.storage.kvs.engine import Change, View
 from proxyflow.storage.kvs.engines.lmdb_environment import Environment, environment_at
 from proxyflow.storage.kvs.entries import Directory, Entry, Kind, Value
-from proxyflow.storage.kvs.errors import ClosedError, DamagedError
+from proxyflow.storage.kvs.errors import ClosedError, DamagedError, StorageFullError
 from proxyflow.storage.kvs.keys import Names
 from proxyflow.storage.kvs.overlay import Parts
 from proxyflow.storage.watch import DirectoryWatch
@@ -143,9 +143,11 @@ class _Change(_View):
     def __init__(self, transaction: Any) -> None:
         super().__init__(transaction)
         self.written = False
+        self.added = False
 
     def link(self, directory: Directory, name: bytes, entry: Entry, parts: Parts = ()) -> None:
         self.remove(directory, name)
+        self.added = True
         if isinstance(entry, Value):
             for number, part in enumerate(parts):
                 # A record is contiguous; only parts of small pieces are joined for that.
@@ -174,6 +176,38 @@ class _Change(_View):
             elif isinstance(released, Value):
                 for number in range(len(released.sizes)):
                     self._transaction.delete(_part_key(released.identity, number))
+
+
+class _Commit(Generic[T]):
+    """What is done in a writing transaction, and once more if the disk is full."""
+
+    def __init__(self, environment: Environment, change: Callable[[Change], T]) -> None:
+        self._environment = environment
+        self._change = change
+        self.written = False
+
+    def __call__(self, transaction: Any) -> T:
+        return self._apply(transaction, refill=True)
+
+    def on_a_full_disk(self) -> T:
+        """Do it with the room that is kept for that."""
+        try:
+            return self._environment.run(self._with_reserve, write=True)
+        finally:
+            self._environment.reserve.refill()
+
+    def _with_reserve(self, transaction: Any) -> T:
+        # Here, where no other process can write before this one.
+        self._environment.reserve.release()
+        return self._apply(transaction, refill=False)
+
+    def _apply(self, transaction: Any, *, refill: bool) -> T:
+        writer = _Change(transaction)
+        result = self._change(writer)
+        if writer.added:
+            self._environment.check_room(transaction, refill=refill)
+        self.written = writer.written
+        return result
 
 
 class _Watcher:
@@ -230,14 +264,13 @@ class LMDBEngine:
         """Apply what `change` does; it is durable in any case."""
         del namespace, durable
 
-        def body(transaction: Any) -> tuple[T, bool]:
-            writer = _Change(transaction)
-            result = change(writer)
-            return result, writer.written
-
         environment = self._opened()
-        result, written = environment.run(body, write=True)
-        if written:
+        commit = _Commit(environment, change)
+        try:
+            result = environment.run(commit, write=True)
+        except StorageFullError:
+            result = commit.on_a_full_disk()
+        if commit.written:
             _tell(environment.path)
         return result
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxyflow.storage.kvs import fork
+from proxyflow.storage.kvs.engines.lmdb_reserve import Reserve
 from proxyflow.storage.kvs.errors import (
     AccessDeniedError,
     DamagedError,
@@ -98,6 +99,7 @@ class Environment:
     def __init__(self, path: str) -> None:
         self.path = path
         self.url = f"lmdb://{path}"
+        self.reserve = Reserve(path)
         self._lmdb = _lmdb()
         self._gate = _Gate()
         self._env: Any = None
@@ -138,6 +140,10 @@ class Environment:
         # A frame of its own: once the gate is left, nothing may hold on to the transaction.
         with self._env.begin(write=write, buffers=True) as transaction:
             return body(transaction)
+
+    def check_room(self, transaction: Any, *, refill: bool) -> None:
+        """Refuse, from within it, a transaction that takes the room removals need."""
+        self.reserve.check(self._env, transaction, refill=refill)
 
     def clear_dead_readers(self) -> int:
         """Give back the slots of killed processes, and the pages they held; return how many."""
