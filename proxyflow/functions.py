@@ -85,7 +85,7 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any]:
     return original
 
 
-def carries(function: Callable[..., Any], policy: Policy, *, by_name: bool = False) -> bool:
+def carries(function: Callable[..., Any], policy: Policy, by_name: bool) -> bool:
     """Return whether a function seems to carry something large: a quick look, before each call.
 
     Parameters
@@ -95,29 +95,30 @@ def carries(function: Callable[..., Any], policy: Policy, *, by_name: bool = Fal
     policy
         What is large.
     by_name
-        Whether functions are known to travel by their names; what those of a script refer to is
-        not looked at then.
+        Whether functions travel by their names alone, or by value if they have none.
 
     Examples
     --------
     >>> from functools import partial
-    >>> carries(partial(max, bytes(1000)), Policy(1000)), carries(max, Policy(1000))
-    (True, False)
+    >>> carries(partial(max, bytes(1000)), Policy(1000), by_name=True)
+    True
+    >>> carries(max, Policy(1000), by_name=True)
+    False
     """
-    if _has_nothing(function, by_name):
+    if _goes_by_name(function, by_name):
         return False
     parts = _parts(function, by_name, _DEPTH)
     return any(estimate_size(part) >= policy.nbytes for part in parts)
 
 
-def _has_nothing(function: Any, by_name: bool) -> bool:
-    return (
-        type(function) is FunctionType
-        and function.__closure__ is None
-        and function.__defaults__ is None
-        and function.__kwdefaults__ is None
-        and (by_name or function.__module__ != "__main__")
-    )
+def _goes_by_name(function: Any, by_name: bool) -> bool:
+    # As nearly every one does, so this should take no time.
+    if type(function) is not FunctionType:
+        return False
+    if by_name:
+        return True
+    # Not so where it was made in another one, or is a lambda.
+    return function.__module__ != "__main__" and "<" not in function.__qualname__
 
 
 def _parts(function: Any, by_name: bool, depth: int) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -19,7 +20,8 @@ from concurrent.futures import (
 from inspect import iscoroutinefunction
 from itertools import islice
 from time import monotonic
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 from proxyflow.annotations import NONE_LAZY, lazy_parameters
 from proxyflow.boundary import (
@@ -44,7 +46,7 @@ from proxyflow.results import StoredResult, Ticket, Ticketing
 from proxyflow.store import Store
 from proxyflow.taskfuture import TaskFuture
 
-__all__ = ["Submitter", "is_plain_pool", "pickles_by_name", "shares_memory", "worker_count"]
+__all__ = ["Submitter", "pickling_of", "shares_memory", "worker_count"]
 
 
 # Executors whose way of pickling is known, by the package of their class or of a base of it.
@@ -52,27 +54,28 @@ _BY_NAME = frozenset({"concurrent", "mpi4py"})
 _BY_VALUE = frozenset({"distributed", "loky"})
 
 
-def is_plain_pool(executor: Executor) -> bool:
-    """Return whether an executor is a process pool of the standard library, and no class of it."""
+class Pickling(NamedTuple):
+    """What executors of a class do with a call."""
+
+    plain: bool
+    """Whether they are process pools of the standard library, and of no class derived from it."""
+    by_name: bool | None
+    """Whether functions are pickled by their names, or by value if they have none; None if that is
+    not known, or if they are not pickled at all."""
+
+
+def _find_pickling(kind: type) -> Pickling:
+    if issubclass(kind, ThreadPoolExecutor):
+        return Pickling(plain=False, by_name=None)
+    packages = [c.__module__.partition(".")[0] for c in kind.__mro__ if c is not Executor]
+    by_name = next((each in _BY_NAME for each in packages if each in _BY_NAME | _BY_VALUE), None)
     # Looked up, not imported: whoever has one has imported it, and it takes its time.
     module = sys.modules.get("concurrent.futures.process")
-    return module is not None and type(executor) is module.ProcessPoolExecutor
+    return Pickling(module is not None and kind is module.ProcessPoolExecutor, by_name)
 
 
-def pickles_by_name(executor: Executor) -> bool | None:
-    """Return whether an executor pickles functions by their names, or by value if they have none.
-
-    None if that is not known, or if it does not pickle them at all.
-    """
-    if shares_memory(executor):
-        return None
-    for kind in type(executor).__mro__:
-        package = kind.__module__.partition(".")[0]
-        if package in _BY_VALUE:
-            return False
-        if package in _BY_NAME and kind is not Executor:
-            return True
-    return None
+# Found out once for each class: every submission asks.
+pickling_of: Callable[[type], Pickling] = functools.lru_cache(maxsize=64)(_find_pickling)
 
 
 def shares_memory(executor: Executor) -> bool:
@@ -133,9 +136,12 @@ class Submitter:
         function, args, kwargs
             The call.
         """
-        sent = self._lighten(executor, function, function)
+        sent = None
+        # Nearly all functions are plain, and go by their names: for them not even a call.
+        if type(function) is not FunctionType or not pickling_of(type(executor)).by_name:
+            sent = self._lighten(executor, function, function)
         counts = self.references
-        return self._submit(executor, function, sent, self.resolve, args, kwargs, counts).future
+        return self._submit(executor, function, sent, self.resolve, args, kwargs, counts)[0]
 
     def submit_shared(
         self, executor: Executor, function: Callable[..., Any], args: Any, kwargs: Any
@@ -159,10 +165,8 @@ class Submitter:
         As it does where it is not known how the executor pickles, or whether: a function that is
         handed over has to be the caller's own.
         """
-        if not carries(function, self.policy, by_name=is_plain_pool(executor)):
-            return None
-        by_name = pickles_by_name(executor)
-        if by_name is None:
+        by_name = pickling_of(type(executor)).by_name
+        if by_name is None or not carries(function, self.policy, by_name):
             return None
         return lighten(run, self.policy, self.references, self.store, by_name=by_name)
 
@@ -175,8 +179,8 @@ class Submitter:
         args: Any,
         kwargs: Any,
         given: References | Repeats,
-    ) -> Task:
-        """Submit one call.
+    ) -> tuple[Future[Any], bool]:
+        """Submit one call; return its future and whether any argument was stored for it.
 
         Parameters
         ----------
@@ -204,7 +208,7 @@ class Submitter:
                 results, ticket = ticketing.results, ticketing.issue()
             if results is None and restoring is None and sent is None:
                 future = executor.submit(travelling, *args, **kwargs)
-            elif is_plain_pool(executor):
+            elif pickling_of(type(executor)).plain:
                 # A function and plain values: pickled several times as fast as an object.
                 pickled = None if results is None else results.pickled
                 future = executor.submit(call, travelling, restoring, pickled, ticket, args, kwargs)
@@ -221,7 +225,7 @@ class Submitter:
         if ticketing is not None or keys:
             self._running.add(future)
             TaskFuture.of(future, self._on_done, (keys, ticket))
-        return Task(future, bool(stored))
+        return future, bool(stored)
 
     def _finish(
         self,
@@ -314,7 +318,7 @@ class Submitter:
             if sent is not None:
                 self.references.retain(sent.keys)
             args = (chunk,) if chunked else chunk[0]
-            task = self._submit(executor, run, sent, resolve, args, {}, given)
+            task = Task(*self._submit(executor, run, sent, resolve, args, {}, given))
             repeats.end_call()
             return task
 

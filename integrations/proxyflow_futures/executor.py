@@ -13,7 +13,7 @@ from proxyflow.connectors.memory import MemoryConnector
 from proxyflow.errors import ConfigError
 from proxyflow.policy import Policy
 from proxyflow.store import Store
-from proxyflow.submission import Submitter, is_plain_pool, shares_memory, worker_count
+from proxyflow.submission import Submitter, pickling_of, shares_memory, worker_count
 
 __all__ = ["ProxyExecutor"]
 
@@ -163,7 +163,7 @@ def _check(executor: object, store: object) -> None:
     if store is not None and not isinstance(store, Store):
         raise ConfigError(f"not a store: {store!r}", remedy="give Store(url)")
     in_memory = store is not None and isinstance(store.connector, MemoryConnector)
-    if in_memory and isinstance(executor, Executor) and is_plain_pool(executor):
+    if in_memory and isinstance(executor, Executor) and pickling_of(type(executor)).plain:
         raise ConfigError(
             "memory:// is the memory of one process, and the tasks run in others",
             remedy="give no store, or one that all of them reach",
