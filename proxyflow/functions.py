@@ -18,6 +18,7 @@ from proxyflow import recipe as recipes
 from proxyflow.connectors.protocol import Key
 from proxyflow.errors import ObjectNotFoundError, SerializationError
 from proxyflow.estimate import estimate_size
+from proxyflow.nesting import FLAT, SCALARS
 from proxyflow.policy import Policy
 from proxyflow.recipe import Recipe
 from proxyflow.store import Store
@@ -28,9 +29,6 @@ __all__ = ["LeanFunction", "carries", "make_lean", "opened"]
 _STRUCTURE = (type, FunctionType, MethodType, CodeType, ModuleType, Store)
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-# Of these there may be a million, and they are looked at one by one.
-_SCALARS = frozenset({type(None), bool, int, float, complex})
-_PLAIN = _SCALARS | {str, bytes}
 _MISSING = object()
 # How deep functions within functions are looked for.
 _DEPTH = 4
@@ -249,7 +247,8 @@ class _Omitting:
     def persistent_id(self, obj: Any) -> int | None:
         """Return the place of a large value among the keys; None for what is pickled as usual."""
         kind = type(obj)
-        if kind in _SCALARS or self._is_structure(kind) or not self._is_large(obj):
+        # Of scalars there may be a million, and they come one by one.
+        if kind in SCALARS or self._is_structure(kind) or not self._is_large(obj):
             return None
         known = self._places.get(id(obj))
         if known is None:
@@ -295,7 +294,7 @@ def _values(container: Any) -> Iterable[Any]:
 
 def _is_leaf(kind: type) -> bool:
     """Return whether the instances of a class are arrays, tables, numbers or texts."""
-    return kind in _PLAIN or hasattr(kind, "nbytes") or hasattr(kind, "memory_usage")
+    return kind in FLAT or hasattr(kind, "nbytes") or hasattr(kind, "memory_usage")
 
 
 def _is_plain(container: Any) -> bool:

@@ -20,14 +20,14 @@ from proxyflow.factory import Loan
 from proxyflow.policy import Policy
 from proxyflow.proxy import Proxy
 
-__all__ = ["Replacement", "Restoration", "all_small", "contains_proxy"]
+__all__ = ["FLAT", "SCALARS", "Replacement", "Restoration", "all_small", "contains_proxy"]
 
 # How deep proxies are looked for; the policy says how deep large values are.
 _DEEPEST = 64
 
-_SCALARS = frozenset({type(None), bool, int, float, complex})
+SCALARS = frozenset({type(None), bool, int, float, complex})
 _TEXTS = frozenset({str, bytes})
-_FLAT = _SCALARS | _TEXTS
+FLAT = SCALARS | _TEXTS
 _SETS = frozenset({set, frozenset})
 _BUILTIN = frozenset({list, tuple, dict}) | _SETS
 # Roughly what a scalar takes in a pickle.
@@ -117,7 +117,7 @@ def _flat_size(values: list[Any]) -> tuple[int, int] | None:
     Done without a step of the interpreter for each number: a list of a million is nothing unusual.
     """
     kinds = set(map(type, values))
-    if not kinds <= _FLAT:
+    if not kinds <= FLAT:
         return None
     texts = [len(value) for value in values if type(value) in _TEXTS] if kinds & _TEXTS else []
     return _SCALAR * len(values) + sum(texts), max(texts, default=_SCALAR)
@@ -362,7 +362,7 @@ def contains_proxy(value: Any) -> bool:
             continue
         seen[id(value)] = value
         values = container.values(value)
-        if not set(map(type, values)) <= _FLAT:
+        if not set(map(type, values)) <= FLAT:
             pending += values
     return False
 

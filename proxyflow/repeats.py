@@ -58,12 +58,23 @@ class Repeats:
 
     def __init__(self, references: References, carried: Sequence[Key] = ()) -> None:
         self._references = references
+        self._carried = list(carried)
         # By identity; the objects are kept beside it, as an id is only unique while they live.
         self._held: dict[int, tuple[Any, Key]] = {}
         self._called: set[int] = set()
         # The map may be dropped at any time; its tasks hold what they need themselves.
-        self.close = weakref.finalize(self, _release, references, self._held, list(carried))
+        self.close = weakref.finalize(self, _release, references, self._held, self._carried)
         """Let go of everything; called a second time, it does nothing."""
+
+    def begin_call(self) -> bool:
+        """Count what the function carries once more, for a call; False when that has been let go.
+
+        A map may be asked for more when its executor has been shut down.
+        """
+        if not self.close.alive:
+            return False
+        self._references.retain(self._carried)
+        return True
 
     def acquire(self, obj: Any) -> Key:
         """Store an object unless the call before got it; return its key, counted once more.
@@ -73,6 +84,9 @@ class Repeats:
         StoreFullError
             If there is no room.
         """
+        if not self.close.alive:
+            # Nobody would let go of it.
+            return self._references.acquire(obj)
         held = self._held.get(id(obj))
         if held is None:
             held = self._held[id(obj)] = (obj, self._references.acquire(obj))

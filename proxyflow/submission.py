@@ -315,10 +315,9 @@ class Submitter:
             chunk = list(islice(items, chunksize))
             if not chunk:
                 return None
-            if sent is not None:
-                self.references.retain(sent.keys)
             args = (chunk,) if chunked else chunk[0]
-            task = Task(*self._submit(executor, run, sent, resolve, args, {}, given))
+            travelling = sent if repeats.begin_call() else None
+            task = Task(*self._submit(executor, run, travelling, resolve, args, {}, given))
             repeats.end_call()
             return task
 

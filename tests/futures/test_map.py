@@ -284,6 +284,21 @@ def test_results_there_are_come_before_what_stops_the_map(
     assert left(store) == 0
 
 
+@pytest.mark.parametrize("carrying", [False, True])
+def test_a_map_goes_on_after_the_shutdown_to_what_the_executor_says(
+    make_pool: Callable[[], Executor], store: Store, carrying: bool
+) -> None:
+    """And the items of a list that it tries to submit then are not left in the store."""
+    executor = ProxyExecutor(make_pool(), store, policy=LARGE)
+    carried = functools.partial(tasks.total, b=np.ones(LARGE)) if carrying else tasks.total
+    results = executor.map(carried, list(arrays(20)))
+    executor.shutdown()
+    next(results)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        list(results)
+    assert left(store) == 0
+
+
 def test_shutdown_in_the_middle(make_pool: Callable[[], Executor], store: Store) -> None:
     """The results that were under way can still be taken; the next item finds no executor."""
     executor = ProxyExecutor(make_pool(), store, policy=LARGE)
