@@ -7,7 +7,7 @@ import os
 from proxyflow.storage import fileio
 from proxyflow.storage.fileio import Descriptor
 from proxyflow.storage.populating import populate_ahead
-from proxyflow.storage.segments import lease, still_named
+from proxyflow.storage.segment import lease, still_named
 
 __all__ = ["ObjectFile"]
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from proxyflow.connectors.trimming import trimming
 from proxyflow.forking import renew_in_child
 from proxyflow.storage.arena import Arena, ArenaWriter, remove_orphans
-from proxyflow.storage.segments import SegmentPool, finish_closing
+from proxyflow.storage.segment import finish_closing
+from proxyflow.storage.segments import SegmentPool
 
 if TYPE_CHECKING:
     from proxyflow.storage.copying import Source
     from proxyflow.storage.fileio import Descriptor
-    from proxyflow.storage.segments import Segment
+    from proxyflow.storage.segment import Segment
 
 __all__ = ["Recycler", "default_capacity"]
 

@@ -32,7 +32,8 @@ from proxyflow.connectors.root import in_memory
 from proxyflow.connectors.shm import SharedMemoryConnector
 from proxyflow.errors import ConfigError, StoreFullError, StoreUnreachableError
 from proxyflow.storage.copying import Pieces
-from proxyflow.storage.segments import Segment, SegmentPool, _closer, lease
+from proxyflow.storage.segment import Segment, _closer, lease
+from proxyflow.storage.segments import SegmentPool
 from tests.processes import only_root, small_file_system
 
 MIB = 1 << 20
